@@ -1,0 +1,380 @@
+"""The HTTP contract: routes, and the one table that turns an error into problem+json.
+
+Endpoints are ``async`` and read the body themselves: one parse, one validation, no thread hop, and no framework error
+page that repeats what was sent.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+from pydantic_core import to_json
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from . import __version__
+from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, RequestTooLarge
+from .reload import ModelSource
+from .schemas import (
+    DECISION,
+    Batch,
+    BatchResult,
+    Decision,
+    Problem,
+    Transaction,
+    parse_batch,
+    parse_json,
+    parse_transaction,
+)
+from .scoring import FraudScorer
+
+log = logging.getLogger("fraud.app")
+
+MAX_BODY = 64 * 1024
+MAX_BATCH_BODY = 6 * 2**20  # what Lambda takes at most
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+#: Bodies that other fraud APIs' callers send: accepted as they stand, and the examples under /docs.
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "large transfer at night": {
+        "amount": 4500, "type": "TRANSFER", "timestamp": "2026-02-06T02:30:00Z", "customer_id": "C100004",
+        "counterparty_id": "C553264065", "oldbalanceOrg": 4500, "oldbalanceDest": 0,
+    },
+    "everyday purchase": {
+        "timestamp": "2026-02-06T10:00:00", "customer_id": "C777777", "merchant_id": "Grocery", "amount": 40,
+        "lat": 40.7, "long": -74.0,
+    },
+    "PaySim row": {
+        "step": 1, "type": "TRANSFER", "amount": 181.0, "nameOrig": "C1305486145", "oldbalanceOrg": 181.0,
+        "newbalanceOrig": 0.0, "nameDest": "C553264065", "oldbalanceDest": 0.0, "newbalanceDest": 0.0,
+    },
+    "balances only": {"amount": 123.45, "oldbalanceOrg": 1000, "newbalanceOrig": 876.55},
+    "card row": {"Time": 0, "V1": -1.36, "V2": -0.07, "V3": 2.54, "Amount": 149.62},
+}  # fmt: skip
+
+
+def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> FastAPI:
+    """The application around a scorer. Does no I/O; a background task looks for new bundles while it is served."""
+    source = scorer.source
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch(source))
+        yield
+        watching.cancel()
+
+    app = FastAPI(
+        title="Fraud detection",
+        version=__version__,
+        description="Judges a transaction: calibrated fraud probability, outcome, exact reasons.",
+        lifespan=lifespan,
+        openapi_url="/openapi.json",
+        redoc_url=None,
+    )
+    app.state.scorer = scorer
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": title, "content": {"application/problem+json": {}}}
+        for status, title in ((413, "The body is too large."), (422, "The request is not valid."))
+    }
+    not_served: dict[int | str, dict[str, Any]] = {
+        503: {"model": Problem, "description": "No bundle is loaded.", "content": {"application/problem+json": {}}}
+    }
+    explain_parameter = {
+        "name": "explain",
+        "in": "query",
+        "required": False,
+        "schema": {"type": "boolean"},
+        "description": "true: always give reasons; false: never; default: unless the outcome is approve.",
+    }
+
+    @app.post(
+        "/predict",
+        summary="Judge one transaction",
+        response_model=None,
+        responses={200: {"model": Decision}, **problems},
+        openapi_extra={
+            "parameters": [explain_parameter],
+            "requestBody": _json_body("Transaction", {name: {"value": value} for name, value in EXAMPLES.items()}),
+        },
+    )
+    async def predict(request: Request) -> Response:
+        explain = _explain(request)
+        transaction = parse_transaction(parse_json(await _body(request, MAX_BODY)))
+        return _json(DECISION.dump_json(scorer.score(transaction, explain)))
+
+    @app.post(
+        "/predict/batch",
+        summary="Judge up to 1,000 transactions",
+        response_model=None,
+        responses={200: {"model": BatchResult}, **problems},
+        openapi_extra={
+            "parameters": [explain_parameter],
+            "requestBody": _json_body("Batch", {"two": {"value": {"transactions": list(EXAMPLES.values())[:2]}}}),
+        },
+    )
+    async def predict_batch(request: Request) -> Response:
+        explain = _explain(request)
+        items = parse_batch(await _body(request, MAX_BATCH_BODY))
+        answers = scorer.score_many([_or_problem(item) for item in items], explain)
+        parts = []
+        for index, answer in enumerate(answers):
+            if isinstance(answer, Decision):
+                parts.append(b'{"index":%d,"decision":%s}' % (index, DECISION.dump_json(answer)))
+            else:
+                parts.append(b'{"index":%d,"problem":%s}' % (index, to_json(_problem(answer, None))))
+        return _json(b'{"results":[' + b",".join(parts) + b"]}")
+
+    @app.get("/model", summary="What is served", response_model=None, responses=not_served)
+    async def model() -> Response:
+        return _json(to_json(_describe_model(source)))
+
+    @app.get("/model/report", summary="The bundle's report", response_model=None, responses=not_served)
+    async def report() -> Response:
+        if source.served is None:
+            raise _nothing_served(source)
+        # From disk or S3, checked against its digest; not in the serving path, so a thread may wait for it.
+        page = await asyncio.to_thread(source.served.bundle.read, "report.html")
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
+
+    @app.get("/health", summary="Whether the process is alive", response_model=None)
+    async def health() -> Response:
+        return _json(b'{"status":"ok"}')
+
+    @app.get("/ready", summary="Whether a model is served", response_model=None, responses={503: {}})
+    async def ready() -> Response:
+        return _ready(source)
+
+    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(FraudError, _on_fraud_error)
+    app.add_middleware(Boundary)
+    if cors_origins:
+        from starlette.middleware.cors import CORSMiddleware
+
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Content-Type", "X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID"],
+        )
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI documents this way
+    return app
+
+
+async def _watch(source: ModelSource) -> None:
+    """Look for a new bundle once a minute, in a thread, beside the requests."""
+    while True:
+        await asyncio.sleep(1.0)
+        if source.due():
+            await asyncio.to_thread(source.refresh_if_due)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The whole body, never more than ``limit`` bytes of it. Raises ``RequestTooLarge``."""
+    announced = request.headers.get("content-length", "0")
+    if len(announced) > 12 or (announced.isdecimal() and int(announced) > limit):
+        raise RequestTooLarge(f"The body is larger than {limit:,} bytes.")
+    parts = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise RequestTooLarge(f"The body is larger than {limit:,} bytes.")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _explain(request: Request) -> bool | None:
+    query = request.scope["query_string"]
+    if not query:
+        return None
+    sent = request.query_params.getlist("explain")
+    if not sent:
+        return None
+    if len(sent) == 1 and sent[0] in {"true", "false"}:
+        return sent[0] == "true"
+    raise InvalidRequest("The query is not valid.", (FieldError("explain", "must be true or false"),))
+
+
+def _or_problem(item: object) -> Transaction | InvalidRequest:
+    try:
+        return parse_transaction(item)
+    except InvalidRequest as problem:
+        return problem
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def _json(data: bytes, status: int = 200) -> Response:
+    return Response(data, status, media_type="application/json")
+
+
+def _problem(error: RequestError, request_id: str | None) -> dict[str, Any]:
+    """RFC 9457: what is wrong and with which field, never a value that was sent."""
+    problem: dict[str, Any] = {
+        "type": "about:blank",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+    }
+    if error.errors:
+        problem["errors"] = [{"field": item.field, "message": item.message} for item in error.errors]
+    if request_id:
+        problem["request_id"] = request_id
+    return problem
+
+
+def _problem_response(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(problem), problem["status"], headers, media_type="application/problem+json")
+
+
+async def _on_request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return _problem_response(_problem(error, request.scope.get("request_id")))
+
+
+async def _on_fraud_error(request: Request, error: Exception) -> Response:
+    """A bundle's file that could not be read while it was asked for."""
+    log.error("not served", extra={"error": type(error).__name__})
+    return _problem_response(_problem(NotServed(str(error)), request.scope.get("request_id")))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    titles = {404: "Not found", 405: "Method not allowed"}
+    details = {
+        404: "There is no such address here; /docs lists what there is.",
+        405: "This address does not take that method; /docs lists what there is.",
+    }
+    problem = {
+        "type": "about:blank",
+        "title": titles.get(error.status_code, "Request refused"),
+        "status": error.status_code,
+        "detail": details.get(error.status_code, "The request was refused."),
+        "request_id": request.scope.get("request_id"),
+    }
+    return _problem_response(problem, dict(error.headers) if error.headers else None)
+
+
+def _ready(source: ModelSource) -> Response:
+    """200 while a model is served, even where the last look for a newer one failed; that is told all the same."""
+    trouble = source.trouble
+    if source.served is not None:
+        body: dict[str, Any] = {"status": "ready", "model": "ok", "model_version": source.served.version}
+        if trouble is not None:
+            body["last_refresh"] = {"model": trouble.state, "detail": trouble.detail}
+        return _json(to_json(body))
+    state, detail = (trouble.state, trouble.detail) if trouble else ("missing", "No bundle is loaded.")
+    body = {"status": "degraded", "model": state, "detail": detail, "rules_version": source.rules.version}
+    return _json(to_json(body), 503)
+
+
+def _nothing_served(source: ModelSource) -> NotServed:
+    detail = source.trouble.detail if source.trouble else "No bundle is loaded."
+    return NotServed(f"{detail} Transactions are decided by rules alone.")
+
+
+def _describe_model(source: ModelSource) -> dict[str, Any]:
+    served = source.served
+    if served is None:
+        raise _nothing_served(source)
+    manifest = served.bundle.manifest
+    measured = json.loads(served.bundle.read("metrics.json"))
+    return {
+        "model_version": served.version,
+        "serial": served.bundle.serial,
+        "champion": manifest.champion,
+        "trained_at": manifest.created_at,
+        "features": [feature.model_dump() for feature in manifest.features],
+        "attributes": [attribute.model_dump() for attribute in manifest.attributes],
+        "thresholds": manifest.thresholds.model_dump(),
+        "base_currency": manifest.currency.base,
+        "currencies": served.model.rates.currencies,
+        "time_zone": manifest.time_zone.name,
+        "rules_version": served.rules.version,
+        "rules": [
+            {
+                "id": rule.id,
+                "expression": rule.expression,
+                "outcome": rule.outcome,
+                "reason": rule.reason,
+                "enabled": rule.enabled,
+            }
+            for rule in served.rules.rules
+        ],
+        "metrics": measured.get("test"),
+        "curves": measured.get("curves"),
+        "degraded": [] if source.trouble is None else ["model"],
+    }
+
+
+# --- the contract, written down --------------------------------------------------------------------------------------
+
+
+def _json_body(schema: str, examples: dict[str, Any]) -> dict[str, Any]:
+    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": examples}
+    return {"required": True, "content": {"application/json": content}}
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Built when asked for, once. Adds the schemas of the bodies that the endpoints read themselves."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        _, bodies = models_json_schema(
+            [(Transaction, "validation"), (Batch, "validation")], ref_template="#/components/schemas/{model}"
+        )
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update({name: schema for name, schema in bodies["$defs"].items() if name not in schemas})
+        schemas["Transaction"] = bodies["$defs"]["Transaction"]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+# --- the outermost layer ---------------------------------------------------------------------------------------------
+
+
+class Boundary:
+    """Gives every request an id, and turns whatever escapes into a 500 that says nothing about it."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+        scope["request_id"] = request_id
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).append("X-Request-ID", request_id)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        except Exception as error:
+            log.exception("unexpected error", extra={"request_id": request_id})
+            if started:
+                raise
+            problem = _problem(RequestError(f"An unexpected error ({type(error).__name__})."), request_id)
+            await _problem_response(problem)(scope, receive, answer)

@@ -1,0 +1,108 @@
+"""The composition root: settings -> keys, model source -> scorer -> app. Nowhere else are the parts put together."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from .app import create_app
+from .bundle import parse_public_keys
+from .errors import BundleMissing, BundleUnreachable
+from .reload import ModelSource
+from .schemas import now_ms
+from .scoring import FraudScorer
+from .settings import Settings
+
+log = logging.getLogger("fraud.bootstrap")
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool = False) -> FastAPI:
+    """Build the application and look for the bundle once. A bundle that cannot be served is no error: rules decide.
+
+    ``on_aws`` refuses development keys: they exist on laptops, where anybody can read them.
+    """
+    configure_logging(settings.log_level)
+    source = ModelSource(settings.model_url, lambda: public_keys(settings.model_public_keys, on_aws=on_aws))
+    source.refresh()
+    scorer = FraudScorer(source, without_model=settings.without_model, clock=clock)
+    return create_app(scorer, cors_origins=settings.cors_origins)
+
+
+def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:
+    """The trusted keys by id. Raises ``SettingsError`` where they are malformed, ``BundleError`` where not there."""
+    if setting.startswith("file://"):
+        try:
+            text = Path(setting.removeprefix("file://")).read_text()
+        except OSError:
+            raise BundleMissing(
+                "The file that FRAUD_MODEL_PUBLIC_KEYS names cannot be read. "
+                "Make a key pair with: python -m training keys"
+            ) from None
+    elif setting.startswith("ssm:"):
+        text = _parameter(setting.removeprefix("ssm:"))
+    else:
+        text = setting
+    if text.strip() in {"", "none"}:
+        raise BundleMissing("No public key is set yet: publish a bundle first (make publish STACK=...).")
+    keys = parse_public_keys(text)
+    if on_aws:
+        refused = [key_id for key_id in keys if key_id.startswith("dev-")]
+        if refused:
+            log.error("development keys are refused here", extra={"key_ids": refused})
+        keys = {key_id: key for key_id, key in keys.items() if not key_id.startswith("dev-")}
+    return keys
+
+
+def _parameter(name: str) -> str:
+    """A parameter of SSM, within two seconds."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    config = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 2})
+    try:
+        answer = boto3.client("ssm", config=config).get_parameter(Name=name, WithDecryption=True)
+        return str(answer["Parameter"]["Value"])
+    except (BotoCoreError, ClientError) as error:
+        raise BundleUnreachable(
+            f"The parameter with the public keys cannot be read ({type(error).__name__})."
+        ) from None
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and what was given as ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update((key, value) for key, value in record.__dict__.items() if key not in _STANDARD)
+        if record.exc_info and record.exc_info[0]:
+            # Where it happened, not what it said: an exception's text may repeat what was sent.
+            traceback = record.exc_info[2]
+            while traceback and traceback.tb_next:
+                traceback = traceback.tb_next
+            line["error"] = record.exc_info[0].__name__
+            if traceback:
+                line["at"] = f"{Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
+        return json.dumps(line, default=str)
+
+
+def configure_logging(level: str) -> None:
+    """JSON lines on standard output for the ``fraud`` loggers, once."""
+    logger = logging.getLogger("fraud")
+    logger.setLevel(level)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(JsonLines())
+        logger.addHandler(handler)
+        logger.propagate = False

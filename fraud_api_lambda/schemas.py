@@ -1,0 +1,423 @@
+"""The boundary: what comes in, what goes out, and the one conversion between them.
+
+``Transaction`` is what a sender writes (JSON, strict). ``Event`` is the same transaction in the service's own terms:
+milliseconds of UTC, minor units of the base currency, codes in place of words, NaN in place of "absent". Training's
+replay makes the same conversion with :func:`to_minor`, so a cent is a cent on both sides. ``Decision`` is the answer.
+"""
+
+import bisect
+import difflib
+import math
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from .errors import FieldError, InvalidRequest
+from .settings import Outcome
+
+TransactionType = Literal["PAYMENT", "TRANSFER", "CASH_OUT", "CASH_IN", "DEBIT"]
+#: ``Event.type_code`` is the position here; -1 is "absent".
+TYPES: tuple[TransactionType, ...] = ("PAYMENT", "TRANSFER", "CASH_OUT", "CASH_IN", "DEBIT")
+#: Top-level names of anonymised card data sets: accepted as they stand and kept as attributes.
+CARD_COLUMNS = frozenset(["Time", *(f"V{i}" for i in range(1, 29))])
+#: PaySim's step 1 begins here; a step is one hour.
+PAYSIM_START_MS = 1_672_531_200_000
+HOUR_MS = 3_600_000
+#: How far a sender's clock may run ahead of ours.
+CLOCK_SKEW_MS = 5 * 60_000
+#: The widest batch a request may carry.
+MAX_BATCH = 1_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
+
+Party = Annotated[str, Field(min_length=1, max_length=64)]
+Money = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+AttributeName = Annotated[str, Field(min_length=1, max_length=64)]
+AttributeValue = Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=256)]
+
+
+class Transaction(BaseModel):
+    """One transaction to judge. Only ``amount`` is required; what is absent is missing, never zero."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    amount: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = Field(
+        description="In `currency`; zero is legal. Also accepted as `Amount`.", examples=[4500.0]
+    )
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = Field(
+        None, description="ISO 4217; default: the bundle's base currency. An unknown one is 422.", examples=["USD"]
+    )
+    type: TransactionType | None = Field(None, examples=["TRANSFER"])
+    transaction_id: Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,64}$")] | None = Field(
+        None, description="Up to 64 printable ASCII characters; generated when absent.", examples=["order-1001"]
+    )
+    timestamp: Annotated[str, Field(max_length=40)] | None = Field(
+        None,
+        description="RFC 3339; without an offset it is UTC; default: now. More than five minutes ahead is 422.",
+        examples=["2026-02-06T02:30:00Z"],
+    )
+    step: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="PaySim's hour in place of `timestamp`: step n is 2023-01-01T00:00Z + (n - 1) h."
+    )
+    customer_id: Party | None = Field(None, description="Also accepted as `nameOrig`.")
+    counterparty_id: Party | None = Field(None, description="Also accepted as `nameDest` or `merchant_id`.")
+    device_id: Party | None = None
+    oldbalanceOrg: Money | None = Field(None, description="The customer's balance before.")
+    newbalanceOrig: Money | None = Field(
+        None, description="The customer's balance after: recorded, and no feature unless the bundle says `posted`."
+    )
+    oldbalanceDest: Money | None = Field(None, description="The counterparty's balance before.")
+    newbalanceDest: Money | None = Field(None, description="The counterparty's balance after; as `newbalanceOrig`.")
+    lat: Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)] | None = Field(None, description="Degrees.")
+    long: Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)] | None = Field(None, description="Degrees.")
+    attributes: Annotated[dict[AttributeName, AttributeValue], Field(max_length=256)] | None = Field(
+        None,
+        description="Your own columns. Those the bundle declares are scored, all are recorded. "
+        "`V1`..`V28` and `Time` may also stand at the top level.",
+    )
+
+
+_ALIASES: dict[str, str] = {
+    "Amount": "amount",
+    "nameOrig": "customer_id",
+    "nameDest": "counterparty_id",
+    "merchant_id": "counterparty_id",
+}
+_KNOWN = sorted([*Transaction.model_fields, *_ALIASES])
+_FOREIGN = frozenset(_ALIASES) | CARD_COLUMNS
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A transaction inside the service. Money is in minor units of the base currency, time in ms of UTC.
+
+    Balances and places are float64 so that NaN can say "absent"; every present balance is a whole number.
+    """
+
+    transaction_id: str
+    time_ms: int
+    amount: float  #: as sent
+    currency: str
+    amount_minor: int
+    type_code: int
+    customer_id: str | None
+    counterparty_id: str | None
+    device_id: str | None
+    oldbalance_orig: float
+    newbalance_orig: float
+    oldbalance_dest: float
+    newbalance_dest: float
+    lat: float
+    long: float
+    attributes: Mapping[str, float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the score is what it is: one feature's exact share of it."""
+
+    code: str
+    feature: str
+    value: float | str | None
+    contribution: Annotated[float, Field(description="In log-odds of the fraud probability; above zero raises it.")]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    review: float
+    decline: float
+
+
+DecidedBy = Literal["list", "rule", "model", "fallback"]
+Degraded = Literal["model", "feature_store", "decision_log", "rules", "explanation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one transaction."""
+
+    transaction_id: str
+    fraud_probability: Annotated[float | None, Field(description="Calibrated; null when no model is loaded.")]
+    is_fraud: Annotated[bool, Field(description="True exactly when the outcome is not `approve`.")]
+    prediction: Literal["FRAUD", "LEGIT"]
+    confidence: Annotated[float | None, Field(description="Of the predicted class, where the model decided.")]
+    outcome: Outcome
+    decided_by: DecidedBy
+    threshold: Annotated[float | None, Field(description="The review threshold.")]
+    thresholds: Thresholds | None
+    rules: Annotated[tuple[str, ...], Field(description="Ids of the rules that fired.")]
+    reasons: Annotated[tuple[Reason, ...], Field(description="Strongest first.")]
+    explanation: str
+    amount: float
+    currency: str
+    amount_base: float
+    base_currency: str
+    model_version: str | None
+    rules_version: str
+    scored_at: Annotated[str, Field(description="RFC 3339, UTC.")]
+    test: bool
+    degraded: Annotated[tuple[Degraded, ...], Field(description="What was not at hand; empty when all is well.")]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. Nothing that was sent is repeated in it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[Literal["field", "message"], str]] | None = None
+    request_id: str | None = None
+
+
+class Batch(BaseModel):
+    """What ``POST /predict/batch`` takes."""
+
+    transactions: Annotated[list[Transaction], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class BatchItem(BaseModel):
+    """An answer or a problem, for the transaction at ``index``."""
+
+    index: int
+    decision: Decision | None = None
+    problem: Problem | None = None
+
+
+class BatchResult(BaseModel):
+    results: list[BatchItem]
+
+
+DECISION = TypeAdapter(Decision)
+
+
+@dataclass(frozen=True, slots=True)
+class RateTable:
+    """Dated exchange rates to one base currency.
+
+    ``tables`` is sorted by its first member, the first instant (ms, UTC) a table is valid from; a rate is units of
+    the base currency for one unit of the other. Before the first table its rates hold.
+    """
+
+    base: str
+    minor_units: int
+    tables: tuple[tuple[int, Mapping[str, float]], ...] = ()
+
+    @property
+    def minor_factor(self) -> float:
+        """Minor units in one unit of the base currency."""
+        return float(10**self.minor_units)
+
+    @property
+    def currencies(self) -> tuple[str, ...]:
+        return (self.base, *sorted({code for _, rates in self.tables for code in rates} - {self.base}))
+
+    def factor(self, currency: str, time_ms: int) -> float | None:
+        """What an amount in ``currency`` is multiplied by to be minor units of the base; None: no such rate."""
+        if currency == self.base:
+            return self.minor_factor
+        at = max(bisect.bisect_right(self.tables, time_ms, key=lambda table: table[0]) - 1, 0)
+        rate = self.tables[at][1].get(currency) if self.tables else None
+        return None if rate is None else rate * self.minor_factor
+
+
+def to_minor(value: float, factor: float) -> int:
+    """Minor units of ``value``: the product rounded half to even. ``numpy.rint(value * factor)`` is the same rule."""
+    return round(value * factor)
+
+
+def now_ms() -> int:
+    """Milliseconds of UTC since 1970: the clock everything is given unless a test gives another."""
+    return (datetime.now(UTC) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def rfc3339(time_ms: int) -> str:
+    """``time_ms`` as text with milliseconds and ``Z``."""
+    moment = _EPOCH + timedelta(milliseconds=time_ms)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time_ms % 1000:03d}Z"
+
+
+def parse_json(body: bytes) -> Any:
+    """``body`` as JSON; NaN and Infinity are not JSON. Raises ``InvalidRequest``."""
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise InvalidRequest("The body is not JSON.", (FieldError("body", "must be a JSON object"),)) from None
+
+
+def parse_transaction(data: Any) -> Transaction:
+    """Validate one transaction from an object that :func:`parse_json` gave.
+
+    Raises :class:`~fraud_api_lambda.errors.InvalidRequest` naming every field that is wrong.
+    """
+    if isinstance(data, dict) and not data.keys().isdisjoint(_FOREIGN):
+        data = _rename(data)
+    try:
+        return Transaction.model_validate(data)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False, include_context=True)
+        found = dict.fromkeys(map(_field_error, details[:40]))
+        raise InvalidRequest("The transaction is not valid.", tuple(found)[:20]) from None
+
+
+def parse_batch(body: bytes) -> list[Any]:
+    """The list under ``transactions``, its items still unchecked. Raises ``InvalidRequest``."""
+    data = parse_json(body)
+    items = data.get("transactions") if isinstance(data, dict) else None
+    if not isinstance(items, list) or set(data) != {"transactions"}:
+        message = 'must be an object with the one member "transactions", a list of transactions'
+        raise InvalidRequest("The batch is not valid.", (FieldError("body", message),))
+    if not 1 <= len(items) <= MAX_BATCH:
+        message = f"must hold 1 to {MAX_BATCH} transactions"
+        raise InvalidRequest("The batch is not valid.", (FieldError("transactions", message),))
+    return items
+
+
+def to_event(transaction: Transaction, rates: RateTable, clock_ms: int) -> Event:
+    """The transaction in the service's own terms. Raises ``InvalidRequest`` for time and currency."""
+    time_ms = _time_of(transaction, clock_ms)
+    currency = transaction.currency or rates.base
+    factor = rates.factor(currency, time_ms)
+    if factor is None:
+        message = f"no rate is known; choices are: {', '.join(rates.currencies)}"
+        raise InvalidRequest("The currency is not known.", (FieldError("currency", message),))
+    return Event(
+        transaction_id=transaction.transaction_id or secrets.token_hex(16),
+        time_ms=time_ms,
+        amount=transaction.amount,
+        currency=currency,
+        amount_minor=to_minor(transaction.amount, factor),
+        type_code=-1 if transaction.type is None else TYPES.index(transaction.type),
+        customer_id=transaction.customer_id,
+        counterparty_id=transaction.counterparty_id,
+        device_id=transaction.device_id,
+        oldbalance_orig=_minor_or_nan(transaction.oldbalanceOrg, factor),
+        newbalance_orig=_minor_or_nan(transaction.newbalanceOrig, factor),
+        oldbalance_dest=_minor_or_nan(transaction.oldbalanceDest, factor),
+        newbalance_dest=_minor_or_nan(transaction.newbalanceDest, factor),
+        lat=math.nan if transaction.lat is None else transaction.lat,
+        long=math.nan if transaction.long is None else transaction.long,
+        attributes=transaction.attributes or {},
+    )
+
+
+def _minor_or_nan(value: float | None, factor: float) -> float:
+    return math.nan if value is None else float(to_minor(value, factor))
+
+
+def _time_of(transaction: Transaction, clock_ms: int) -> int:
+    if transaction.timestamp is not None:
+        field, time_ms = "timestamp", _parse_time(transaction.timestamp)
+    elif transaction.step is not None:
+        field, time_ms = "step", PAYSIM_START_MS + (transaction.step - 1) * HOUR_MS
+    else:
+        return clock_ms
+    if transaction.timestamp is not None and transaction.step is not None:
+        raise InvalidRequest("The time is sent twice.", (FieldError("step", "send either timestamp or step"),))
+    if time_ms > clock_ms + CLOCK_SKEW_MS:
+        message = "must not be more than five minutes in the future"
+        raise InvalidRequest("The time is in the future.", (FieldError(field, message),))
+    return time_ms
+
+
+def _parse_time(text: str) -> int:
+    problem = FieldError("timestamp", "must be RFC 3339, from 1970 on, such as 2026-02-06T10:00:00Z")
+    if not _RFC3339.fullmatch(text):
+        raise InvalidRequest("The time is not valid.", (problem,))
+    try:
+        moment = datetime.fromisoformat(text.upper())
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        time_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        raise InvalidRequest("The time is not valid.", (problem,)) from None
+    if time_ms < 0:
+        raise InvalidRequest("The time is not valid.", (problem,))
+    return time_ms
+
+
+def _rename(data: dict[str, Any]) -> dict[str, Any]:
+    """Other names become ours, V1..V28 and Time become attributes; a thing sent under two names is an error."""
+    renamed = {key: value for key, value in data.items() if key not in _FOREIGN}
+    attributes = renamed.get("attributes")
+    placed: dict[str, Any] = dict(attributes) if isinstance(attributes, dict) else {}
+    for key in _FOREIGN.intersection(data):
+        target, name = (placed, key) if key in CARD_COLUMNS else (renamed, _ALIASES[key])
+        if name in target:
+            message = f"is another name of {name}: send one of them" if name != key else "is sent twice"
+            raise InvalidRequest("The transaction is not valid.", (FieldError(key, message),))
+        target[name] = data[key]
+    if placed and (attributes is None or isinstance(attributes, dict)):
+        renamed["attributes"] = placed
+    return renamed
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, _KNOWN, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"is not a known field.{hint} Your own columns go in attributes"
+
+
+def _shown(key: object) -> str:
+    """A key as it may be repeated: a short name stands; anything that could be somebody's data does not."""
+    text = str(key)
+    return text if re.fullmatch(r"[A-Za-z_][A-Za-z_]{0,39}\d{0,3}", text, re.ASCII) else "(a field)"
+
+
+#: Our own words for pydantic's error types; what is not here is described by its type alone.
+_MESSAGES = {
+    "missing": "is required",
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "string_type": "must be text",
+    "dict_type": "must be an object",
+    "model_type": "must be a JSON object",
+    "model_attributes_type": "must be a JSON object",
+    "finite_number": "must be a finite number",
+    "int_parsing_size": "is too large",
+    "string_unicode": "must be valid Unicode",
+}
+_LIMITS = {
+    "greater_than_equal": ("must be at least {}", "ge"),
+    "less_than_equal": ("must be at most {}", "le"),
+    "string_too_short": ("must have at least {} character", "min_length"),
+    "string_too_long": ("must have at most {} characters", "max_length"),
+    "too_long": ("must have at most {} members", "max_length"),
+    "literal_error": ("must be one of {}", "expected"),
+}
+
+
+def _field_error(error: ErrorDetails) -> FieldError:
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        message = _unknown(str(error["loc"][-1]))
+    elif kind in _LIMITS:
+        template, key = _LIMITS[kind]
+        message = template.format(cast(Mapping[str, object], error.get("ctx", {})).get(key, "its limit"))
+    elif kind == "string_pattern_mismatch":
+        location = str(error["loc"][0]) if error["loc"] else ""
+        message = {
+            "currency": "must be three capital letters (ISO 4217)",
+            "transaction_id": "must be 1 to 64 printable ASCII characters",
+        }.get(location, "has a form that is not accepted")
+    else:
+        message = _MESSAGES.get(kind, "is not valid")
+    return FieldError(_location(error["loc"]), message)
+
+
+def _location(loc: Sequence[int | str]) -> str:
+    """``attributes.V1`` from pydantic's path; its union branches (``float``, ``constrained-str``) are not shown."""
+    if not loc:
+        return "body"
+    if loc[0] == "attributes" and len(loc) > 1:
+        return f"attributes.{_shown(loc[1])}"
+    return _shown(loc[0])

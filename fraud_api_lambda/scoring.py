@@ -1,0 +1,202 @@
+"""The hub: a validated transaction in, a decision out, one step a line."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .errors import InvalidRequest, RulesError
+from .features import FeatureSet, Floats, describe, fill, type_name
+from .model import FraudModel, Singles
+from .reload import ModelSource, Served
+from .rules import Rule, Verdict, decide, default_rules
+from .schemas import Decision, Degraded, Event, RateTable, Reason, Transaction, now_ms, rfc3339, to_event
+from .settings import Outcome
+
+log = logging.getLogger("fraud.scoring")
+
+#: How many reasons an answer tells; the rest of the log-odds is in the many that matter less.
+MAX_REASONS = 8
+
+_WITHOUT_BUNDLE = FeatureSet()
+_WITHOUT_BUNDLE_RATES = RateTable("USD", 2)
+_OUTCOME_WORDS: dict[Outcome, str] = {"approve": "Approved", "review": "Sent to review", "decline": "Declined"}
+
+
+class FraudScorer:
+    """Scores transactions with whatever ``source`` serves at that moment.
+
+    ``without_model`` is the outcome where neither a model nor a rule has a say; ``clock`` gives ms of UTC.
+    """
+
+    def __init__(self, source: ModelSource, *, without_model: Outcome = "review", clock: Callable[[], int] = now_ms):
+        self.source = source
+        self.without_model = without_model
+        self.clock = clock
+
+    def score(self, transaction: Transaction, explain: bool | None = None) -> Decision:
+        """Judge one transaction. ``explain`` None gives reasons unless the outcome is approve.
+
+        Raises ``InvalidRequest`` for a time, currency or attribute that the served bundle cannot take.
+        """
+        served = self.source.served
+        event = self._event(transaction, served)
+        columns = self._features(served).compute(event)
+        if served is None:
+            return self._decide(None, event, columns, None, None, explain)
+        filled = fill(columns, served.model.population)
+        vector = served.model.vector(filled)
+        probability = served.model.probability(vector)
+        return self._decide(served, event, filled, vector, probability, explain, columns)
+
+    def score_many(
+        self, transactions: Sequence[Transaction | InvalidRequest], explain: bool | None = None
+    ) -> list[Decision | InvalidRequest]:
+        """Judge many; each answer equals :meth:`score`'s to the bit. A problem given or met stands in its place."""
+        served = self.source.served
+        features = self._features(served)
+        answers: list[Decision | InvalidRequest | None] = [None] * len(transactions)
+        events: list[tuple[int, Event]] = []
+        rows: list[Floats] = []
+        for index, transaction in enumerate(transactions):
+            if isinstance(transaction, InvalidRequest):
+                answers[index] = transaction
+                continue
+            try:
+                event = self._event(transaction, served)
+                rows.append(features.compute(event))
+                events.append((index, event))
+            except InvalidRequest as problem:
+                answers[index] = problem
+        if events:
+            columns = np.stack(rows)
+            if served is None:
+                for (index, event), row in zip(events, columns, strict=True):
+                    answers[index] = self._decide(None, event, row, None, None, explain)
+            else:
+                filled = fill(columns, served.model.population)
+                vectors = served.model.vector(filled)
+                scores = served.model.probabilities(vectors).tolist()
+                for at, (index, event) in enumerate(events):
+                    answers[index] = self._decide(
+                        served, event, filled[at], vectors[at], scores[at], explain, columns[at]
+                    )
+        return [answer for answer in answers if answer is not None]
+
+    def _event(self, transaction: Transaction, served: Served | None) -> Event:
+        rates = served.model.rates if served else _WITHOUT_BUNDLE_RATES
+        return to_event(transaction, rates, self.clock())
+
+    def _features(self, served: Served | None) -> FeatureSet:
+        return served.model.features if served else _WITHOUT_BUNDLE
+
+    def _decide(
+        self,
+        served: Served | None,
+        event: Event,
+        filled: Floats,
+        vector: Singles | None,
+        probability: float | None,
+        explain: bool | None,
+        columns: Floats | None = None,
+    ) -> Decision:
+        """Rules, policy, reasons, answer. ``columns`` are the raw features, ``filled`` the same without gaps."""
+        degraded: list[Degraded] = [] if served else ["model"]
+        rules = served.rules if served else default_rules()
+        thresholds = served.model.thresholds if served else None
+        try:
+            fired = rules.fired(event, filled)
+        except RulesError as error:
+            log.error("a rule cannot be evaluated", extra={"rule": error.rule})
+            fired, degraded = (), [*degraded, "rules"]
+        verdict = decide(probability, fired, thresholds, self.without_model)
+        reasons: tuple[Reason, ...] = ()
+        wanted = verdict.outcome != "approve" if explain is None else explain
+        if wanted and served is not None and vector is not None and columns is not None:
+            try:
+                reasons = explain_score(served.model, event, columns, vector)
+            except Exception:  # an answer without reasons is worth more than no answer
+                log.exception("reasons failed")
+                degraded.append("explanation")
+        rates = served.model.rates if served else _WITHOUT_BUNDLE_RATES
+        is_fraud = verdict.outcome != "approve"
+        confidence = None
+        if verdict.decided_by == "model" and probability is not None:
+            confidence = probability if is_fraud else 1.0 - probability
+        return Decision(
+            transaction_id=event.transaction_id,
+            fraud_probability=probability,
+            is_fraud=is_fraud,
+            prediction="FRAUD" if is_fraud else "LEGIT",
+            confidence=confidence,
+            outcome=verdict.outcome,
+            decided_by=verdict.decided_by,
+            threshold=thresholds.review if thresholds else None,
+            thresholds=thresholds,
+            rules=tuple(rule.id for rule in fired),
+            reasons=reasons,
+            explanation=_explanation(verdict, fired, probability, served),
+            amount=event.amount,
+            currency=event.currency,
+            amount_base=event.amount_minor / rates.minor_factor,
+            base_currency=rates.base,
+            model_version=served.version if served else None,
+            rules_version=rules.version,
+            scored_at=rfc3339(self.clock()),
+            test=False,
+            degraded=tuple(degraded),
+        )
+
+
+def explain_score(model: FraudModel, event: Event, columns: Floats, vector: Singles) -> tuple[Reason, ...]:
+    """The strongest reasons, exact: contributions in log-odds of the calibrated probability.
+
+    ``columns`` are the raw features, so that a value that was not sent is told as missing, not as its substitute.
+    """
+    reasons = []
+    for group, contribution in model.contributions(vector)[:MAX_REASONS]:
+        if contribution == 0.0:
+            break
+        reasons.append(_reason(group, contribution, event, columns, model))
+    return tuple(reasons)
+
+
+def _reason(group: str, contribution: float, event: Event, columns: Floats, model: FraudModel) -> Reason:
+    direction = "raises" if contribution > 0 else "lowers"
+    value: float | str | None
+    if group == "type":
+        value, subject = type_name(event.type_code), "The type"
+        shown = value
+    elif group.startswith("attributes."):
+        name = group.removeprefix("attributes.")
+        value, subject = event.attributes.get(name), f"The attribute {name}"
+        shown = None if value is None else str(value)
+    else:
+        feature = describe(group)
+        number = float(columns[model.features.columns.index(group)])
+        value = None if math.isnan(number) else number
+        subject = feature.otherwise if feature.kind == "flag" and number == 0.0 else feature.subject
+        money = feature.unit == "base currency"
+        shown = None if value is None else f"{number:,.2f} {model.rates.base}" if money else f"{number:,.4g}"
+        if feature.kind == "flag" and value is not None:
+            return Reason(group.upper(), group, value, contribution, f"{subject} {direction} the risk.")
+    stated = f" ({shown})" if shown is not None else " was not sent; the usual value"
+    return Reason(group.upper(), group, value, contribution, f"{subject}{stated} {direction} the risk.")
+
+
+def _explanation(verdict: Verdict, fired: Sequence[Rule], probability: float | None, served: Served | None) -> str:
+    done = _OUTCOME_WORDS[verdict.outcome]
+    if verdict.decided_by == "rule":
+        speaking = next(rule for rule in fired if rule.outcome == verdict.outcome)
+        return f"{done} by rule {speaking.id}: {speaking.reason}"
+    if probability is None or served is None:
+        return f"{done}: no model is loaded and no rule fired."
+    thresholds = served.model.thresholds
+    if verdict.outcome == "approve":
+        place = f"below the review threshold of {thresholds.review:.2%}"
+    elif verdict.outcome == "decline":
+        place = f"at or above the decline threshold of {thresholds.decline:.2%}"
+    else:
+        place = f"at or above the review threshold of {thresholds.review:.2%}"
+    return f"{done}: the fraud probability of {probability:.2%} is {place}."

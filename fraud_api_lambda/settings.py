@@ -1,0 +1,79 @@
+"""The environment, read once into one frozen object.
+
+Every setting has the prefix ``FRAUD_``. A name that is not known fails at start with the nearest choice, so that a
+typing error in a deployment never turns into a silent default.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .errors import SettingsError
+
+Outcome = Literal["approve", "review", "decline"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+#: Known because a neighbour of the service uses them (console, training, tests); the service ignores them.
+IGNORED = frozenset({"FRAUD_API_URL", "FRAUD_API_KEY", "FRAUD_MLFLOW_URI", "FRAUD_TEST_DATA"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the service was told. Attribute ``model_url`` is the setting ``FRAUD_MODEL_URL``, and so on."""
+
+    #: The signed pointer of the bundle to serve: ``file://path`` (relative to the working directory unless it begins
+    #: with ``/``) or ``s3://bucket/key``.
+    model_url: str = "file://models/current"
+    #: Keys whose bundles are trusted: ``key_id:base64`` items separated by commas or white space, ``file://path`` of
+    #: a file that holds such items, or ``ssm:name`` of a parameter that does.
+    model_public_keys: str = "file://keys/development.pub"
+    #: The outcome when no bundle is loaded and no rule fires.
+    without_model: Outcome = "review"
+    #: Origins a browser may call from, separated by commas; empty: none.
+    cors_origins: tuple[str, ...] = ()
+    log_level: LogLevel = "INFO"
+
+
+_FIELDS = {f"FRAUD_{name.upper()}": name for name in Settings.__dataclass_fields__}
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Build :class:`Settings` from ``environ``. Raises :class:`SettingsError`, never showing a value."""
+    known = [*_FIELDS, *sorted(IGNORED)]
+    values: dict[str, object] = {}
+    for name in environ:
+        if not name.startswith("FRAUD_") or name in IGNORED:
+            continue
+        if name not in _FIELDS:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise SettingsError(f"Unknown setting {name}. Did you mean {near[0]}? Known are: {', '.join(known)}.")
+        field = _FIELDS[name]
+        text = environ[name].strip()
+        if field == "cors_origins":
+            values[field] = tuple(item.strip() for item in text.split(",") if item.strip())
+        elif field == "without_model":
+            values[field] = _choice(name, text.lower(), get_args(Outcome))
+        elif field == "log_level":
+            values[field] = _choice(name, text.upper(), get_args(LogLevel))
+        elif text:
+            values[field] = text
+    settings = Settings(**values)  # type: ignore[arg-type]  # each value was converted for its field above
+    scheme_of(settings.model_url, "model", ("file", "s3"))
+    return settings
+
+
+def scheme_of(url: str, what: str, choices: tuple[str, ...]) -> str:
+    """The URL's scheme if it is one of ``choices``; the error names the choices and not the URL (it may be secret)."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in choices:
+        shown = scheme if separator and scheme.isalnum() else "without a scheme"
+        kind = f"scheme '{shown}'" if separator and scheme.isalnum() else f"URL {shown}"
+        raise SettingsError(f"Unknown {what} {kind}. Choices are: {', '.join(choices)}.")
+    return scheme
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise SettingsError(f"{name} is not one of its choices: {', '.join(choices)}.")
+    return value

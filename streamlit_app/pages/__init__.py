@@ -1,0 +1,1 @@
+"""One file per page. ``st.navigation`` in ``app.py`` lists them; Streamlit runs each as a script."""
