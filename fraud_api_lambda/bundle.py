@@ -423,6 +423,7 @@ class Pointer:
     serial: int
     version: str
     manifest_sha256: str
+    previous: str | None
     key_id: str
     token: str
 
@@ -533,7 +534,9 @@ def _parse_pointer(data: bytes, token: str, public_keys: Mapping[str, bytes]) ->
     serial, version, digest = inner.get("serial"), inner.get("version"), inner.get("manifest_sha256")
     if not isinstance(serial, int) or not isinstance(version, str) or not isinstance(digest, str):
         raise BundleRefused("The pointer is not understood.")
-    return Pointer(serial, _checked_name(version), digest, key_id, token)
+    previous = inner.get("previous")
+    before = _checked_name(previous) if isinstance(previous, str) else None
+    return Pointer(serial, _checked_name(version), digest, before, key_id, token)
 
 
 def _json(data: bytes, what: str) -> Any:
@@ -603,7 +606,7 @@ def _move(
     text = manifest if isinstance(manifest, bytes) else manifest.read_bytes()
     serial = 1 if before is None else before.serial + 1
     digest = hashlib.sha256(text).hexdigest()
-    inner = {
+    inner: dict[str, Any] = {
         "protocol": PROTOCOL,
         "serial": serial,
         "version": version,
@@ -617,4 +620,4 @@ def _move(
     written, token = store.read(name)
     if written != data:
         raise PublishConflict("The pointer reads back as another one. Look at it, then publish again.")
-    return Pointer(serial, version, digest, key.key_id, token)
+    return Pointer(serial, version, digest, inner["previous"], key.key_id, token)

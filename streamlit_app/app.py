@@ -12,7 +12,8 @@ if _ROOT not in sys.path:
 
 from streamlit_app import connection  # noqa: E402  (the path comes first)
 
-st.set_page_config(page_title="Fraud console", page_icon=":material/shield:", layout="wide")
+# An emoji, because Streamlit's browser code loads a Material icon for the tab from the internet.
+st.set_page_config(page_title="Fraud console", page_icon="🛡️", layout="wide", initial_sidebar_state=250)
 
 page = st.navigation([st.Page("pages/score.py", title="Score", icon=":material/speed:", default=True)])
 

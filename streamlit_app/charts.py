@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import altair as alt
 import pandas as pd
@@ -11,12 +12,28 @@ from streamlit_app.client import Reason
 APPROVE, REVIEW, DECLINE = "#2a9d6f", "#e0a021", "#d8474f"
 #: Readable on white and on near-black alike (contrast above 4 to 1 on both): text marks know no theme.
 QUIET = "#7b8494"
-_START = "where the model starts"
+_START = "start and all else"
 _SCORE = "the score"
 
 
 def gauge(probability: float, review_from: float, decline_from: float) -> alt.LayerChart:
-    """The calibrated probability among the three outcomes. The scale is stretched at its low end (square root)."""
+    """The calibrated probability among the three outcomes. The scale is stretched at its low end (square root).
+
+    All heights are pixels from the top: two rows of labels (one for each threshold, so that close thresholds do not
+    write over each other), then the band with the needle, then the axis.
+    """
+    axis = alt.Axis(
+        title="fraud probability (the low end is stretched)",
+        titlePadding=8,
+        values=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1],
+        format="~%",
+        grid=False,
+        domain=False,
+        ticks=False,
+        labelOverlap=True,
+        orient="bottom",
+    )
+    scale = alt.Scale(type="sqrt", domain=[0, 1], nice=False)
     bands = pd.DataFrame(
         {
             "from": [0.0, review_from, decline_from],
@@ -24,53 +41,41 @@ def gauge(probability: float, review_from: float, decline_from: float) -> alt.La
             "outcome": ["approve", "review", "decline"],
         }
     )
-    marks = pd.DataFrame(
-        {
-            "at": [review_from, decline_from],
-            "label": [f"review from {percent(review_from)}", f"decline from {percent(decline_from)}"],
-        }
-    )
-    here = pd.DataFrame({"at": [probability], "label": [percent(probability)]})
-    scale = alt.Scale(type="sqrt", domain=[0, 1], nice=False)
-    axis = alt.Axis(
-        title=None,
-        values=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1],
-        format="~%",
-        grid=False,
-        domain=False,
-        labelOverlap=True,
-    )
-    base = alt.Chart(bands).encode(
-        x=alt.X("from:Q", scale=scale, axis=axis),
-        x2="to:Q",
-        color=alt.Color(
-            "outcome:N",
-            scale=alt.Scale(domain=["approve", "review", "decline"], range=[APPROVE, REVIEW, DECLINE]),
-            legend=alt.Legend(orient="bottom", title=None, direction="horizontal", offset=4),
-        ),
-        tooltip=[
-            alt.Tooltip("outcome:N"),
-            alt.Tooltip("from:Q", format=".2%"),
-            alt.Tooltip("to:Q", format=".2%"),
-        ],
-    )
-    band = base.mark_bar(height=26, y=58, cornerRadius=3)
-    line = alt.Chart(marks).mark_rule(color=QUIET, strokeWidth=1.5, strokeDash=[3, 2], y=34, y2=74).encode(x="at:Q")
-    # The two labels hang on the outer sides of their lines, so that close thresholds do not write over each other.
-    labels = [
-        alt.Chart(marks.iloc[[row]])
-        .mark_text(color=QUIET, align=align, dx=dx, y=38, fontSize=12)
-        .encode(x="at:Q", text="label:N")
-        for row, align, dx in (
-            (0, "right" if review_from > 0.06 else "left", -5 if review_from > 0.06 else 5),
-            (1, "left" if decline_from < 0.6 else "right", 5 if decline_from < 0.6 else -5),
+    layers: list[alt.Chart] = [
+        alt.Chart(bands)
+        .mark_rect(y=42, y2=66)
+        .encode(
+            x=alt.X("from:Q", scale=scale, axis=axis),
+            x2="to:Q",
+            color=alt.Color(
+                "outcome:N",
+                scale=alt.Scale(domain=["approve", "review", "decline"], range=[APPROVE, REVIEW, DECLINE]),
+                legend=None,
+            ),
+            tooltip=[
+                alt.Tooltip("outcome:N"),
+                alt.Tooltip("from:Q", format=".2%"),
+                alt.Tooltip("to:Q", format=".2%"),
+            ],
         )
     ]
-    if review_from <= 0.06 and decline_from >= 0.6:
-        pass  # far apart: one label right of the first line, the other left of the second
-    halo = alt.Chart(here).mark_rule(color="#ffffff", strokeWidth=8, y=40, y2=76).encode(x="at:Q")
-    needle = alt.Chart(here).mark_rule(color="#11151d", strokeWidth=4, y=41, y2=75).encode(x="at:Q")
-    return alt.layer(band, line, *labels, halo, needle).properties(height=84)
+    for name, threshold, color, top in (("review", review_from, REVIEW, 8), ("decline", decline_from, DECLINE, 26)):
+        mark = alt.Chart(pd.DataFrame({"at": [threshold], "label": [f"{name} from {percent(threshold)}"]}))
+        leftwards = threshold > 0.3  # a square root later: past the middle
+        side: Literal["left", "right"] = "right" if leftwards else "left"
+        layers += [
+            mark.mark_rule(color=color, strokeWidth=2, y=top - 7, y2=66).encode(x="at:Q"),
+            mark.mark_text(color=QUIET, align=side, dx=-6 if leftwards else 6, y=top, fontSize=12).encode(
+                x="at:Q", text="label:N"
+            ),
+        ]
+    # Dark within white stands out on each of the three colours, and in both themes.
+    here = alt.Chart(pd.DataFrame({"at": [probability]})).encode(x="at:Q")
+    layers += [
+        here.mark_rule(color="#ffffff", strokeWidth=9, strokeCap="round", y=38, y2=70),
+        here.mark_rule(color="#11151d", strokeWidth=5, strokeCap="round", y=38, y2=70),
+    ]
+    return cast(alt.LayerChart, alt.layer(*layers).properties(height=126))
 
 
 def waterfall(
@@ -83,42 +88,45 @@ def waterfall(
     """
     score = log_odds(probability)
     at = score - math.fsum(reason.contribution for reason in reasons)
-    rows = [{"what": _START, "from": 0.0, "to": at, "push": "score", "label": f"{at:+.2f}", "text": "and all else"}]
-    for reason in reasons:
-        to = at + reason.contribution
+    rows: list[dict[str, object]] = []
+
+    def row(what: str, start: float, end: float, push: str, text: str) -> None:
+        shown = end - start
         rows.append(
             {
-                "what": _unique(reason.feature, rows),
-                "from": at,
-                "to": to,
-                "push": "towards fraud" if reason.contribution > 0 else "towards legitimate",
-                "label": f"{reason.contribution:+.2f}",
-                "text": reason.text,
+                "what": what,
+                "from": start,
+                "to": end,
+                "right": max(start, end),
+                "push": push,
+                "label": f"{shown:+.2f}",
+                "text": text,
             }
         )
-        at = to
-    rows.append(
-        {
-            "what": _SCORE,
-            "from": 0.0,
-            "to": score,
-            "push": "score",
-            "label": f"{score:+.2f}",
-            "text": percent(probability),
-        }
-    )
+
+    row(_START, 0.0, at, "sum", "Where the model starts, and all that is not named here.")
+    names = _distinct([reason.feature for reason in reasons])
+    for name, reason in zip(names, reasons, strict=True):
+        row(name, at, at + reason.contribution, "fraud" if reason.contribution > 0 else "legitimate", reason.text)
+        at += reason.contribution
+    row(_SCORE, 0.0, score, "sum", f"A probability of {percent(probability)}.")
     frame = pd.DataFrame(rows)
-    frame["right"] = frame[["from", "to"]].max(axis=1)
-    y = alt.Y("what:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False, domain=False, labelPadding=8))
-    # Room on the right for the numbers.
-    low, high = float(min(frame["from"].min(), frame["to"].min())), float(frame["right"].max())
-    margin = max(high - low, 1.0) * 0.12
+    # Both thresholds stay in view, and there is room on the right for the numbers.
+    thresholds = [
+        (f"{name} from {percent(threshold)}", log_odds(threshold), color)
+        for name, threshold, color in (("review", review_from, REVIEW), ("decline", decline_from, DECLINE))
+        if threshold is not None
+    ]
+    ends = [*frame["from"], *frame["to"], *(at for _, at, _ in thresholds)]
+    low, high = min(ends), max(ends)
+    room = max(high - low, 1.0) * 0.14
     x = alt.X(
         "from:Q",
-        title="log-odds of fraud (to the right: more likely)",
-        scale=alt.Scale(domain=[low - margin / 3, high + margin], nice=False),
+        title="log-odds of fraud",
+        scale=alt.Scale(domain=[low - room / 4, high + room], nice=False),
         axis=alt.Axis(grid=True, tickCount=6),
     )
+    y = alt.Y("what:N", sort=None, title=None, axis=alt.Axis(labelLimit=170, ticks=False, domain=False, labelPadding=6))
     bars = (
         alt.Chart(frame)
         .mark_bar(height=16, cornerRadius=2)
@@ -128,12 +136,8 @@ def waterfall(
             x2="to:Q",
             color=alt.Color(
                 "push:N",
-                scale=alt.Scale(
-                    domain=["towards fraud", "towards legitimate", "score"], range=[DECLINE, APPROVE, QUIET]
-                ),
-                legend=alt.Legend(
-                    orient="bottom", title=None, direction="horizontal", values=["towards fraud", "towards legitimate"]
-                ),
+                scale=alt.Scale(domain=["fraud", "legitimate", "sum"], range=[DECLINE, APPROVE, QUIET]),
+                legend=None,
             ),
             tooltip=[alt.Tooltip("text:N", title="reason"), alt.Tooltip("label:N", title="log-odds")],
         )
@@ -144,13 +148,12 @@ def waterfall(
         .encode(y=y, x=alt.X("right:Q"), text="label:N")
     )
     lines = [
-        alt.Chart(pd.DataFrame({"at": [log_odds(threshold)], "name": [f"{name} from {percent(threshold)}"]}))
-        .mark_rule(color=color, strokeWidth=1.5, strokeDash=[4, 3])
-        .encode(x="at:Q", tooltip=[alt.Tooltip("name:N", title="threshold")])
-        for name, threshold, color in (("review", review_from, REVIEW), ("decline", decline_from, DECLINE))
-        if threshold is not None and low - margin / 3 <= log_odds(threshold) <= high + margin
+        alt.Chart(pd.DataFrame({"at": [at], "name": [name]}))
+        .mark_rule(color=color, strokeWidth=2, strokeDash=[5, 3])
+        .encode(x=alt.X("at:Q"), tooltip=[alt.Tooltip("name:N", title="threshold")])
+        for name, at, color in thresholds
     ]
-    return alt.layer(*lines, bars, numbers).properties(height=30 * len(rows) + 60)
+    return cast(alt.LayerChart, alt.layer(*lines, bars, numbers).properties(height=29 * len(rows) + 52))
 
 
 def log_odds(probability: float) -> float:
@@ -169,20 +172,20 @@ def percent(probability: float) -> str:
 
 
 def odds(contribution: float) -> str:
-    """What a contribution does to the odds of fraud: ``x 10`` or ``÷ 3.2``."""
+    """What a contribution in log-odds does to the odds of fraud: ``× 10`` or ``÷ 3.2``."""
     factor = math.exp(min(abs(contribution), 50.0))
-    return (
-        f"{'×' if contribution >= 0 else '÷'} {factor:.1f}"
-        if factor < 9.95
-        else (
-            f"{'×' if contribution >= 0 else '÷'} {factor:,.0f}"
-            if factor < 1e6
-            else f"{'×' if contribution >= 0 else '÷'} 10^{math.floor(math.log10(factor))}"
-        )
-    )
+    size = f"{factor:.1f}" if factor < 9.95 else f"{factor:,.0f}" if factor < 999_999.5 else f"{factor:.0e}"
+    return f"{'×' if contribution >= 0 else '÷'} {size}"
 
 
-def _unique(name: str, rows: Sequence[dict[str, object]]) -> str:
-    """A row's name that no row above has: two rows of one name would be drawn as one."""
-    taken = {row["what"] for row in rows} | {_SCORE}
-    return name if name not in taken else f"{name} ({sum(str(row['what']).startswith(name) for row in rows) + 1})"
+def _distinct(names: Sequence[str]) -> list[str]:
+    """``names`` with a number behind those already taken: two rows of one name would be drawn as one."""
+    taken = {_START, _SCORE}
+    distinct = []
+    for name in names:
+        fresh, number = name, 2
+        while fresh in taken:
+            fresh, number = f"{name} ({number})", number + 1
+        taken.add(fresh)
+        distinct.append(fresh)
+    return distinct

@@ -20,6 +20,8 @@ Nothing here imports the service or Streamlit. Texts that come from the API (``R
 import ipaddress
 import json
 import math
+import socket
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,12 +152,25 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """``GET /ready``. ``ready`` is False when rules alone decide; ``detail`` says why in the API's words."""
+    """``GET /ready``. ``ready`` is False when rules alone decide.
+
+    ``detail`` says in the API's words why there is no model, or why the last look for a newer one failed.
+    """
 
     ready: bool
     model: str
     model_version: str | None
     detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule as the service has it: ``expression`` is CEL, ``reason`` a sentence for people."""
+
+    id: str
+    expression: str
+    outcome: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +246,9 @@ class FraudApi:
         """How the service is doing. A service without a model is a :class:`Readiness`, not an error."""
         status, answer, _ = self._call("GET", "/ready")
         if isinstance(answer, dict) and isinstance(answer.get("model"), str) and status in (200, 503):
-            version, detail = answer.get("model_version"), answer.get("detail")
+            last_look = answer.get("last_refresh")
+            source = last_look if status == 200 and isinstance(last_look, dict) else answer
+            version, detail = answer.get("model_version"), source.get("detail")
             return Readiness(
                 ready=status == 200,
                 model=answer["model"],
@@ -239,6 +256,22 @@ class FraudApi:
                 detail=detail if isinstance(detail, str) else None,
             )
         raise self._error(status, answer)
+
+    def rules(self) -> dict[str, Rule]:
+        """The rules beside the model, by id (``GET /model``). Raises :class:`NotServed` when no model is loaded."""
+        status, answer, _ = self._call("GET", "/model")
+        if status != 200:
+            raise self._error(status, answer)
+        try:
+            if not isinstance(answer, dict):
+                raise TypeError
+            rules = [
+                Rule(*(_text(item[name]) for name in ("id", "expression", "outcome", "reason")))
+                for item in answer["rules"]
+            ]
+        except (KeyError, TypeError):
+            raise _unknown_form(self.address) from None
+        return {rule.id: rule for rule in rules}
 
     def score(self, body: str) -> Scored:
         """``POST /predict?explain=true`` with the JSON text ``body`` exactly as it stands. Raises ApiError."""
@@ -277,14 +310,13 @@ class FraudApi:
         except httpx.ConnectTimeout:
             raise self._down("No connection could be made in time") from None
         except httpx.ConnectError as error:
-            # The cause is told by its kind: an address or a path inside the text is nobody's business here.
-            text = str(error).lower()
-            if "certificate" in text or "ssl" in text or "tls" in text:
+            # Told by its kind, never by its text: that may hold an address or a path.
+            if _caused_by(error, ssl.SSLError):
                 raise ApiDown(
                     f"The API at {host} could not be reached safely (TLS).",
                     "Check http:// against https:// in FRAUD_API_URL, and the certificate's name and date.",
                 ) from None
-            if "name" in text or "resolve" in text or "address" in text:
+            if _caused_by(error, socket.gaierror):
                 raise ApiDown(
                     f"No machine is known by the name in {host}.", "Check the spelling of the host in FRAUD_API_URL."
                 ) from None
@@ -352,11 +384,22 @@ class FraudApi:
         return _not_the_api(self.address, what)
 
 
+def _caused_by(error: BaseException | None, kind: type[Exception]) -> bool:
+    """Whether ``kind`` is among the exceptions that led to ``error``."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _not_the_api(address: Address, what: str) -> NotTheApi:
     return NotTheApi(
         f"What answers at {address.host} is not the fraud API: it {what}.",
         "Check FRAUD_API_URL: host, port and, behind a gateway, the stage (such as /Prod).",
     )
+
+
+def _unknown_form(address: Address) -> NotTheApi:
+    return _not_the_api(address, "answers in a form this console does not know")
 
 
 def _fields(errors: object) -> tuple[tuple[str, str], ...]:
@@ -409,7 +452,7 @@ def _decision(answer: object, address: Address) -> Decision:
             degraded=tuple(_text(flag) for flag in answer["degraded"]),
         )
     except (KeyError, TypeError, ValueError):
-        raise _not_the_api(address, "answers in a form this console does not know") from None
+        raise _unknown_form(address) from None
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from streamlit_app.client import Address, ApiError, FraudApi, KeyRefused, Readiness, RequestRefused
+from streamlit_app.client import Address, ApiError, FraudApi, KeyRefused, Readiness, RequestRefused, Rule
 
 #: How long an answer about readiness is good for, and how often the sidebar asks while nobody clicks.
 _FRESH_SECONDS = 5
@@ -25,6 +25,15 @@ def status() -> Readiness | ApiError:
     except ApiError as error:
         return error
     return _status(client.address.url, client.address.key)
+
+
+def rules(version: str) -> Mapping[str, Rule]:
+    """The rules of ``version`` by id; nothing when the API does not tell them. They explain, so they never fail."""
+    try:
+        client = api()
+        return _rules(client.address.url, client.address.key, version)
+    except ApiError:
+        return {}
 
 
 def check_again() -> None:
@@ -55,6 +64,7 @@ def sidebar() -> None:
     except ApiError:
         host = "not set"
     now = status()
+    st.markdown("#### :material/shield: Fraud console")
     st.caption("Fraud API")
     st.code(host, language=None, wrap_lines=True)
     if isinstance(now, ApiError):
@@ -63,6 +73,8 @@ def sidebar() -> None:
         st.text(now.mend)
     elif now.ready:
         st.badge("ready", icon=":material/check_circle:", color="green")
+        if now.detail:
+            st.text(f"The last look for a newer model failed: {now.detail}")
     else:
         st.badge("rules only", icon=":material/rule:", color="orange")
         st.text(_WITHOUT_MODEL.get(now.model, "No model is loaded."))
@@ -97,3 +109,8 @@ def _status(url: str, key: str | None) -> Readiness | ApiError:
         return _shared(url, key).ready()
     except ApiError as error:
         return error
+
+
+@st.cache_resource(ttl=_FRESH_SECONDS * 60, show_spinner=False, max_entries=8)
+def _rules(url: str, key: str | None, version: str) -> Mapping[str, Rule]:
+    return _shared(url, key).rules()

@@ -135,7 +135,7 @@ def _card(customer: str, merchant: str, timestamp: str, amount: float, lat: floa
     return Preset(
         f"Card · {merchant} {amount:,.2f} at {timestamp[11:16]}",
         "storefront",
-        f"A card payment with place and merchant. The system it comes from calls it {expected}, for a customer it knows.",
+        f"A card payment with place and merchant. Where it comes from it counts as {expected}, for a known customer.",
         build,
         foreign=True,
     )
@@ -170,7 +170,7 @@ SCENARIOS: tuple[Preset, ...] = (
     Preset(
         "Card testing",
         "credit_card",
-        "A one-dollar probe of a stolen card number, in the small hours. Alone it looks harmless; a burst of them is not.",
+        "A one-dollar probe of a stolen card number at night. Alone it looks harmless; a burst of them is not.",
         _probe,
     ),
 )

@@ -181,7 +181,9 @@ def describe(frame: pd.DataFrame) -> dict[str, Any]:
         "types": _counts(frame["type"], fraud) if "type" in frame else {},
         "currencies": _counts(frame["currency"], fraud) if "currency" in frame else {},
         "parties": {
-            name: int(frame[name].nunique()) for name in ("customer_id", "counterparty_id", "device_id") if name in frame
+            name: int(frame[name].nunique())
+            for name in ("customer_id", "counterparty_id", "device_id")
+            if name in frame
         },
         "fraud_by_hour": [
             {"hour": at, "rows": int(rows), "frauds": int(frauds)}
@@ -527,7 +529,9 @@ def _attribute_lines(mapping: str, part: _Part, told: Any, has: list[str]) -> li
         for pattern in told:
             found = [name for name in has if isinstance(pattern, str) and fnmatch.fnmatchcase(name, pattern)]
             if not found:
-                raise DataError(f"{mapping}: attributes: {part.name} has no column '{pattern}'{_near(str(pattern), has)}.")
+                raise DataError(
+                    f"{mapping}: attributes: {part.name} has no column '{pattern}'{_near(str(pattern), has)}."
+                )
             names |= {name: name for name in found}
     elif isinstance(told, dict):
         names = told
@@ -547,6 +551,9 @@ def _attribute_lines(mapping: str, part: _Part, told: Any, has: list[str]) -> li
             raise DataError(f"{mapping}: attributes: the name '{name}' is longer than {_MAX_ID} characters.")
         lines.append(_Line(f"attributes.{name}", options["column"], kind=options.get("as")))
     return lines
+
+
+_TEXTUAL = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
 
 
 # ---- the checks ------------------------------------------------------------------------------------------------------
@@ -586,9 +593,8 @@ class _Column:
             with np.errstate(invalid="ignore"):
                 self.refuse(~self.null & (numbers != np.floor(numbers)), "{} is neither text nor a whole number")
             data = pc.cast(data, pa.int64())
-        elif not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind)):
-            if not pa.types.is_large_string(kind):
-                self.stop(f" is of type {kind}; it must be text or whole numbers.")
+        elif not any(test(kind) for test in _TEXTUAL):
+            self.stop(f" is of type {kind}; it must be text or whole numbers.")
         data = pc.cast(data, pa.string())
         if self.line.values:
             table = self.line.values
@@ -636,7 +642,9 @@ class _Column:
             stamps = parsed.dt.as_unit("ms").astype("int64").to_numpy()
         else:
             unit = f"`{line.field}: {{column: {line.column}, unit: s}}`"
-            self.stop(f" is of type {kind}; for numbers write the mapping line {unit}, with an origin if they need one.")
+            self.stop(
+                f" is of type {kind}; for numbers write the mapping line {unit}, with an origin if they need one."
+            )
         self.refuse((stamps < _TIME_RANGE_MS[0]) | (stamps >= _TIME_RANGE_MS[1]), "{} is no time from 1970 to 2199")
         return np.asarray(stamps, dtype=np.int64)
 
@@ -661,7 +669,9 @@ class _Column:
         textual = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         if self.line.kind == "text" or (textual and self.line.kind is None):
             text = self.text()
-            self.refuse(pc.fill_null(pc.greater(pc.utf8_length(text), _MAX_ATTRIBUTE_TEXT), False), "is over 256 characters")
+            self.refuse(
+                pc.fill_null(pc.greater(pc.utf8_length(text), _MAX_ATTRIBUTE_TEXT), False), "is over 256 characters"
+            )
             return text.to_pandas()
         return self.number()
 

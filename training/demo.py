@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 HOST = "127.0.0.1"
@@ -37,11 +36,7 @@ class DemoError(Exception):
     """The demo cannot go on; the message is one line and says how to mend it."""
 
 
-class _Stopped(BaseException):
-    """Somebody asked us to stop (SIGTERM, SIGHUP, Ctrl-Break); a BaseException so that no handler swallows it."""
-
-
-def demo(*, port: int = 8000, console_port: int = 8501, console: bool = True, root: Path = Path(".")) -> int:
+def demo(*, port: int = 8000, console_port: int = 8501, console: bool = True, root: Path = Path()) -> int:
     """Serve the API on ``port`` and the console on ``console_port``, both on 127.0.0.1, until stopped.
 
     ``root`` is the folder that holds ``fraud_api_lambda``, ``streamlit_app``, ``models`` and ``keys``. The default
@@ -50,9 +45,9 @@ def demo(*, port: int = 8000, console_port: int = 8501, console: bool = True, ro
     """
     root = root.resolve()
     try:
-        with _termination_as_exception():
+        with interruptible():
             _serve(port, console_port if console else None, root)
-    except (KeyboardInterrupt, _Stopped):
+    except KeyboardInterrupt:
         print("\nStopped.", flush=True)
         return 0
     except DemoError as error:
@@ -127,21 +122,18 @@ def _child(name: str, command: list[str], root: Path, env: Mapping[str, str]) ->
         process.terminate()
         try:
             process.wait(timeout=_STOP_SECONDS)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt, _Stopped):  # or somebody has lost patience
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):  # or somebody has lost patience
             process.kill()
             process.wait()
 
 
 @contextlib.contextmanager
-def _termination_as_exception() -> Iterator[None]:
-    """Within the block a request to end arrives as :class:`_Stopped`, so that ``finally`` clauses run."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise _Stopped
-
-    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # which of them exist depends on the system
+def interruptible() -> Iterator[None]:
+    """Within the block every polite request to end arrives as ``KeyboardInterrupt``, so that ``finally`` clauses run
+    and no child is left behind. Main thread only."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # which of them exist depends on the system
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:

@@ -29,6 +29,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from training.metrics import DEFINITIONS, OUTCOMES, Costs, Json, Scored, classification_text
@@ -82,20 +83,23 @@ MONEY = frozenset(("cost_saved", "savings_per_year"))
 # -------------------------------------------------------------------------------------------------------- numbers
 
 
-def _digits(value: float, significant: int, least: int, most: int) -> int:
-    """Decimals that leave `significant` digits of what is not certain: of 1 - value where that is the smaller part."""
-    part = min(abs(value), abs(1.0 - value))
+def _digits(value: float, least: int, most: int) -> int:
+    """Decimals that keep three digits of a small value, two of what is missing from 1 where that is the smaller part:
+    .00181, .9994."""
+    part, significant = (abs(value), 3) if abs(value) <= 0.5 else (abs(1.0 - value), 2)
     return least if part <= 0 else min(most, max(least, significant - 1 - math.floor(math.log10(part))))
 
 
 def _share(value: float | None) -> str:
     if value is None:
         return DASH
-    return f"{value * 100:.{_digits(value, 3, 3, 9) - 2}f} %"
+    if value in (0.0, 1.0):
+        return f"{value:.0%}".replace("%", " %")
+    return f"{value * 100:.{_digits(value, 3, 9) - 2}f} %"
 
 
 def _score(value: float | None) -> str:
-    return DASH if value is None else f"{value:.{_digits(value, 2, 4, 7)}f}"
+    return DASH if value is None else f"{value:.{_digits(value, 4, 7)}f}"
 
 
 def _count(value: float) -> str:
@@ -105,8 +109,11 @@ def _count(value: float) -> str:
 def _money(value: float | None, currency: str) -> str:
     if value is None:
         return DASH
-    digits = 0 if abs(value) >= 1000 or float(value).is_integer() else 2
-    return f"{'−' if value < 0 else ''}{currency} {abs(value):,.{digits}f}"
+    sign, size = "−" if value < 0 else "", abs(value)
+    for unit, name in ((1e9, "billion"), (1e6, "million")):
+        if size >= 10 * unit or (unit == 1e9 and size >= unit):
+            return f"{sign}{currency} {size / unit:,.{0 if size >= 1000 * unit else 1}f} {name}"
+    return f"{sign}{currency} {size:,.{0 if size >= 1000 or size.is_integer() else 2}f}"
 
 
 def _figure(name: str, value: float | None, currency: str) -> str:
@@ -305,7 +312,7 @@ def _style() -> Iterator[None]:
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=105, facecolor="white", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=130, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -318,10 +325,23 @@ def _odds_axis(axis: Any, low: float, high: float) -> None:
     """Label a log-odds axis with the probabilities people know."""
     ticks = [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999]
     spots = _log_odds(ticks)
-    shown = [(s, t) for s, t in zip(spots, ticks, strict=True) if low <= s <= high]
-    axis.set_ticks(
-        [s for s, _ in shown], [f"{t:g}" if t >= 1e-4 else f"{t:.0e}".replace("e-0", "e-") for _, t in shown]
-    )
+    shown: list[tuple[float, str]] = []
+    # From the middle outwards, .5 first, so that what is left out for want of room is the same on both sides.
+    for spot, tick in sorted(zip(spots.tolist(), ticks, strict=True), key=lambda pair: abs(pair[0])):
+        if low <= spot <= high and all(abs(spot - other) > 0.09 * (high - low) for other, _ in shown):
+            shown.append((spot, f"{tick:g}" if tick >= 1e-3 else f"{tick:.0e}".replace("e-0", "e-")))
+    axis.set_ticks([spot for spot, _ in shown], [text for _, text in shown])
+
+
+def _log_axis(axis: Any) -> None:
+    """Plain labels (10, 1,000, 1e-5) on the decades of a logarithmic axis, none between them."""
+
+    def label(value: float, _: int) -> str:
+        return f"{value:,.0f}" if 1 <= value < 1e7 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
+
+    axis.set_major_locator(LogLocator(numticks=7))
+    axis.set_major_formatter(FuncFormatter(label))
+    axis.set_minor_formatter(NullFormatter())
 
 
 class _Pictures:
@@ -361,7 +381,7 @@ class _Pictures:
         line = self.curves.get("pr")
         if line is None:
             return None
-        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        figure = Figure(figsize=(5.6, 4.3), layout="constrained")
         ax = figure.subplots()
         recall, precision = np.array(line["recall"]), np.array(line["precision"])
         ax.step(np.append(0.0, recall), np.append(precision[:1], precision), where="pre", color=ACCENT, zorder=3)
@@ -386,11 +406,11 @@ class _Pictures:
         line = self.curves.get("roc")
         if line is None:
             return None
-        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        figure = Figure(figsize=(5.6, 4.3), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         fpr, tpr = np.array(line["fpr"]), np.array(line["tpr"])
         positive = fpr[fpr > 0]
-        low = 10.0 ** math.floor(math.log10(positive.min())) if len(positive) else 1e-4
+        low = min(0.1, 10.0 ** math.floor(math.log10(positive.min()))) if len(positive) else 1e-4
         for ax in (left, right):
             ax.plot(np.maximum(fpr, low) if ax is right else fpr, tpr, color=ACCENT, drawstyle="steps-post", zorder=3)
             for (title, colour, own), marker in zip(self._points(), "os", strict=True):
@@ -401,6 +421,7 @@ class _Pictures:
         left.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
         left.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="false positive rate", ylabel="recall")
         right.set_xscale("log")
+        _log_axis(right.xaxis)
         right.set(xlim=(low, 1), xlabel="the same, logarithmic")
         right.legend(loc="lower right")
         left.set_title(f"ROC: AUC {_score(self.scores['roc_auc'])}")
@@ -408,7 +429,7 @@ class _Pictures:
 
     def _threshold_cost(self) -> Figure:
         line = self.curves["cost"]
-        figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+        figure = Figure(figsize=(5.6, 5.4), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         x = _log_odds(line["threshold"])
         top.plot(x, line["review"], color=SECOND, label="review everything from the threshold up")
@@ -420,20 +441,16 @@ class _Pictures:
         least, most = (float(f(np.concatenate(lines))) for f in (np.min, np.max))
         if least > 0 and most > 20 * least:
             top.set_yscale("log")
+            _log_axis(top.yaxis)
         top.set_ylabel(f"{self.currency} per 1,000 transactions")
         top.set_title("Cost by threshold")
         for name, colour in (("flagged", GREY), ("recall", ACCENT), ("precision", LEGIT)):
             if line[name] is not None:
                 bottom.plot(x, line[name], color=colour, label={"flagged": "share flagged"}.get(name, name))
         for ax in (top, bottom):
-            for value, colour, name in zip(self.thresholds, (SECOND, FRAUD), ("review", "decline"), strict=True):
+            for value, colour in zip(self.thresholds, (SECOND, FRAUD), strict=True):
                 ax.axvline(_log_odds(value), color=colour, lw=1.2, alpha=0.75)
-                if ax is bottom:
-                    side = "right" if name == "review" else "left"
-                    ax.annotate(
-                        f" {name} {value:.3g} ", (_log_odds(value), 0.42), color=colour, ha=side, fontsize=8.5,
-                        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
-                    )  # fmt: skip
+        self._name_thresholds(bottom)
         low, high = float(x.min()), float(x.max())
         low, high = min(low, float(_log_odds(self.thresholds[0]))), max(high, float(_log_odds(self.thresholds[1])))
         edge = 0.03 * (high - low) or 0.5
@@ -443,13 +460,28 @@ class _Pictures:
         bottom.legend(loc="center left", bbox_to_anchor=(0.0, 0.5))
         return figure
 
+    def _name_thresholds(self, ax: Any) -> None:
+        review, decline = self.thresholds
+        named = [(f"review {review:.3g}", review, SECOND, "right"), (f"decline {decline:.3g}", decline, FRAUD, "left")]
+        if review == decline:
+            named = [(f"decline {decline:.3g} (no review band)", decline, FRAUD, "left")]
+        for text, value, colour, side in named:
+            ax.annotate(
+                f" {text} ",
+                (float(_log_odds(value)), 0.42),
+                color=colour,
+                ha=side,
+                fontsize=8.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+            )
+
     def _calibration(self) -> Figure:
-        figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-        top, bottom = figure.subplots(2, 1, height_ratios=(3, 2))
+        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+        top, bottom = figure.subplots(1, 2)
         bins = self.curves["calibration"]
         expected = _log_odds([b["mean_probability"] for b in bins])
         floor = 1e-6
-        reach = [b["fraud_rate"] for b in bins if b["fraud_rate"] > 0] + [b["mean_probability"] for b in bins]
+        reach = [b["fraud_rate"] for b in bins if 0 < b["fraud_rate"] < 1] + [b["mean_probability"] for b in bins]
         low = float(_log_odds(max(floor, min(reach)))) - 0.4
         high = float(_log_odds(min(1 - floor, max(reach)))) + 0.4
         top.plot([low, high], [low, high], color=GREY, lw=1, ls="--", label="perfectly calibrated")
@@ -589,6 +621,7 @@ def _draw_amounts(ax: Any, shape: Json, currency: str) -> None:
         if shape[name] is not None:
             ax.stairs(shape[name], shape["edges"], fill=True, color=colour, alpha=0.5, label=name)
     ax.set_xscale("log")
+    _log_axis(ax.xaxis)
     ax.set(xlabel=f"amount as sent (base {currency})", ylabel="share of the class")
     ax.set_title("Amount")
     ax.legend(loc="upper left")
@@ -611,6 +644,7 @@ def _draw_types(ax: Any, types: Sequence[Json]) -> None:
 def _draw_hours(ax: Any, hours: Sequence[Json], time_zone: str) -> None:
     x = [h["hour"] for h in hours]
     ax.bar(x, [h["rows"] for h in hours], color=LEGIT, alpha=0.35, width=0.85)
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set(xlabel=f"hour of day ({time_zone})", ylabel="transactions", xlim=(-0.7, 23.7))
     ax.yaxis.label.set_color(LEGIT)
     other = ax.twinx()
@@ -624,6 +658,7 @@ def _draw_hours(ax: Any, hours: Sequence[Json], time_zone: str) -> None:
 def _draw_days(ax: Any, days: Sequence[Json], step: int) -> None:
     x = np.arange(len(days))
     ax.bar(x, [d["rows"] for d in days], color=LEGIT, alpha=0.35, width=1.0)
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set(ylabel="transactions", xlabel="week from" if step == 7 else "day (UTC)", xlim=(-0.7, len(days) - 0.3))
     ax.yaxis.label.set_color(LEGIT)
     other = ax.twinx()
@@ -655,7 +690,7 @@ a{color:var(--accent)}
 .lead span{display:block}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:.8rem;margin:1.3rem 0}
 .card{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.8rem 1rem}
-.card b{display:block;font-size:1.55rem;line-height:1.25;font-variant-numeric:tabular-nums}
+.card b{display:block;font-size:1.4rem;line-height:1.25;font-variant-numeric:tabular-nums}
 .card small{color:var(--soft);display:block;line-height:1.35}
 nav ol{columns:2;margin:.4rem 0;padding-left:1.4rem}
 .scroll{overflow-x:auto}
@@ -664,9 +699,10 @@ caption{text-align:left;padding:.2rem 0 .5rem}
 th,td{padding:.34rem .65rem;border-bottom:1px solid var(--line);text-align:right;font-variant-numeric:tabular-nums;
 vertical-align:top}
 th{font-weight:600}
-thead th{border-bottom:2px solid var(--line);white-space:nowrap}
-tbody th,th:first-child,td.text{text-align:left}
-td.text{overflow-wrap:anywhere}
+thead th{border-bottom:2px solid var(--line);vertical-align:bottom}
+td{white-space:nowrap}
+tbody th,th:first-child,th.text,td.text{text-align:left}
+td.text{overflow-wrap:anywhere;white-space:normal;width:72%}
 tr.chosen{background:var(--panel)}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,470px),1fr));gap:1rem}
 figure{margin:.8rem 0}
@@ -682,7 +718,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri
 
 
 def _e(value: object) -> str:
-    return html.escape(str(value), quote=True)
+    return html.escape(str(value).replace(" %", "\u00a0%"), quote=True)
 
 
 def _table(
@@ -954,9 +990,13 @@ def _costs_section(page: _Page) -> str:
     review, decline = page.thresholds
     model, policy = page.metrics["model"], page.metrics["policy"]
     text = (
-        f"From a probability of {review:.6g} up a transaction goes to review, from {decline:.6g} up it is declined. "
-        "Both were chosen on validation rows, before the test rows were looked at, as the pair of least cost within "
-        "the review capacity and the floors below. Where both are equal there is no review band."
+        f"From a probability of {review:.6g} up a transaction goes to review, from {decline:.6g} up it is declined."
+        if review < decline
+        else f"From a probability of {decline:.6g} up a transaction is declined; the model sends none to review."
+    )
+    text += (
+        " The thresholds were chosen on validation rows, before the test rows were looked at, as the pair of least "
+        "cost within the review capacity and the floors on precision stated here."
     )
     picture = page.image(
         "threshold_cost.png",
@@ -991,9 +1031,9 @@ def _calibration_section(page: _Page) -> str:
     picture = page.image(
         "calibration.png",
         f"Reliability diagram: expected calibration error {_score(scores['ece'])}, Brier score "
-        f"{_score(scores['brier'])}. Below: distribution of the probability in each class.",
-        "Above: observed fraud rate by probability, exact 95 % intervals; triangles are bounds where a bin has no "
-        "fraud or nothing else. Below: where each class scores. Axes in log-odds.",
+        f"{_score(scores['brier'])}. Beside it: distribution of the probability in each class.",
+        "Left: observed fraud rate by probability, exact 95 % intervals; triangles are bounds where a bin has no "
+        "fraud or nothing else. Right: where each class scores. Axes in log-odds.",
     )
     rows = [
         (
@@ -1011,7 +1051,7 @@ def _calibration_section(page: _Page) -> str:
         ("Probability", "Rows", "Frauds", "Mean probability", "Fraud rate", "95 % interval"),
         rows,
     )
-    return f'<p>{_e(text)}</p><div class="pair">{picture}<div>{table}</div></div>'
+    return f"<p>{_e(text)}</p>{picture}<details><summary>Reliability bins as a table</summary>{table}</details>"
 
 
 def _features_section(page: _Page) -> str:
@@ -1037,10 +1077,7 @@ def _features_section(page: _Page) -> str:
     return f"{picture}<details><summary>All features as a table</summary>{table}</details>"
 
 
-ABLATION = (
-    *("average_precision", "roc_auc", "recall", "precision", "recall_at_precision_0.9", "cp_at_100", "ece", "brier"),
-    "cost_saved",
-)
+ABLATION = (*("average_precision", "roc_auc", "recall", "precision", "recall_at_precision_0.9", "ece", "cost_saved"),)
 
 
 def _ablation_figures(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -1055,11 +1092,14 @@ def _ablation_table(page: _Page) -> tuple[list[str], list[list[str]]]:
         figures = _ablation_figures(row)
         cells = [str(row["name"])]
         for name in shown:
-            cell = _figure(name, figures.get(name), page.currency)
-            interval = (figures.get("intervals") or {}).get(name) if name == "average_precision" else None
-            cells.append(f"{cell} ({_range(name, interval)})" if interval else cell)
+            cells.append(_figure(name, figures.get(name), page.currency))
+            if name == "average_precision":
+                cells.append(_range(name, (figures.get("intervals") or {}).get(name)))
         rows.append(cells)
-    return ["Variant", *(LABELS[name] for name in shown)], rows
+    heads = [
+        head for name in shown for head in ([LABELS[name], "95 %"] if name == "average_precision" else [LABELS[name]])
+    ]
+    return ["Variant", *heads], rows
 
 
 def smote_verdict(ablation: Sequence[Mapping[str, Any]]) -> str:

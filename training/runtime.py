@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.demo import interruptible
+
 HOST = "127.0.0.1"
 HANDLER = "fraud_api_lambda.handler.handler"
 #: The wheel that carries the emulator: version and hash are those of the lock `.ci/sam.txt` (a test compares them).
@@ -79,7 +81,7 @@ def start(
     *,
     handler: str = HANDLER,
     env: Mapping[str, str] | None = None,
-    root: Path = Path("."),
+    root: Path = Path(),
     timeout_seconds: int = 30,
 ) -> Iterator[Runtime]:
     """Serve ``handler`` (importable from ``root``) in the Lambda runtime on 127.0.0.1:``port`` (0: any free one).
@@ -198,7 +200,7 @@ def _wait_until_listening(port: int, runtime: Runtime) -> None:
 # --- make lambda -----------------------------------------------------------------------------------------------------
 
 
-def serve(port: int = 9000, root: Path = Path(".")) -> int:
+def serve(port: int = 9000, root: Path = Path()) -> int:
     """Serve the handler on 127.0.0.1:``port`` until Ctrl-C and print how to invoke it. Returns the exit code.
 
     Where ``FRAUD_MODEL_URL`` is set, the caller's ``FRAUD_*`` and ``AWS_*`` settings are passed on as they are.
@@ -207,7 +209,7 @@ def serve(port: int = 9000, root: Path = Path(".")) -> int:
     """
     root = root.resolve()
     try:
-        with tempfile.TemporaryDirectory(prefix="models-") as folder:
+        with interruptible(), tempfile.TemporaryDirectory(prefix="models-") as folder:
             if "FRAUD_MODEL_URL" in os.environ:
                 env = {name: value for name, value in os.environ.items() if name.startswith(("FRAUD_", "AWS_"))}
             else:

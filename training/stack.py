@@ -553,8 +553,7 @@ def destroy(
             left += _delete(session, stack, wait_s, pause_s)
             echo(f"{stack}: deleted")
         for repository in repositories:
-            _delete_repository(session, repository)
-            echo(f"{repository}: deleted, with its images")
+            echo(f"{repository}: {_empty_repository(session, repository)} images deleted")
         if companion:
             left += _delete(session, companion, wait_s, pause_s)
             echo(f"{companion}: deleted")
@@ -596,22 +595,24 @@ def _empty(session: boto3.Session, bucket: str) -> int:
     s3 = _s3(session)
     count = 0
     try:
-        for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
+        # Always the first page: what it listed is gone by the next look. A page and a deletion hold 1,000 at most.
+        while True:
+            page = s3.list_object_versions(Bucket=bucket)
             doomed: list[ObjectIdentifierTypeDef] = [
                 {"Key": item["Key"], "VersionId": item["VersionId"]}
                 for item in (*page.get("Versions", []), *page.get("DeleteMarkers", []))
             ]
-            if doomed:  # a page holds at most 1,000, and so does a deletion
-                errors = s3.delete_objects(Bucket=bucket, Delete={"Objects": doomed, "Quiet": True}).get("Errors", [])
-                if errors:
-                    raise StackError(
-                        f"{len(errors)} objects in {bucket} could not be deleted ({errors[0].get('Code')}). "
-                        "Look at the bucket's policy and locks, then run this again."
-                    )
-                count += len(doomed)
+            if not doomed:
+                return count
+            errors = s3.delete_objects(Bucket=bucket, Delete={"Objects": doomed, "Quiet": True}).get("Errors", [])
+            if errors:
+                raise StackError(
+                    f"{len(errors)} objects in {bucket} could not be deleted ({errors[0].get('Code')}). "
+                    "Look at the bucket's policy and locks, then run this again."
+                )
+            count += len(doomed)
     except s3.exceptions.NoSuchBucket:
-        return 0
-    return count
+        return count
 
 
 def _delete(session: boto3.Session, stack: str, wait_s: float, pause_s: float) -> list[str]:
@@ -641,9 +642,21 @@ def _delete(session: boto3.Session, stack: str, wait_s: float, pause_s: float) -
     ]
 
 
-def _delete_repository(session: boto3.Session, repository: str) -> None:
+def _empty_repository(session: boto3.Session, repository: str) -> int:
+    """Delete every image, so that CloudFormation can delete the repository; returns how many."""
     ecr = _other(session, "ecr")
+    count = 0
     try:
-        ecr.delete_repository(repositoryName=repository, force=True)
+        # An image that a list of images refers to can be deleted only after the list, so it may take a second round.
+        for _ in range(3):
+            pages = ecr.get_paginator("list_images").paginate(repositoryName=repository)
+            digests = sorted({item["imageDigest"] for page in pages for item in page["imageIds"]})
+            if not digests:
+                return count
+            for start in range(0, len(digests), 100):
+                doomed = [{"imageDigest": digest} for digest in digests[start : start + 100]]
+                answer = ecr.batch_delete_image(repositoryName=repository, imageIds=doomed)
+                count += len({item["imageDigest"] for item in answer.get("imageIds", [])})
     except ecr.exceptions.RepositoryNotFoundException:
-        return
+        return count
+    return count

@@ -105,13 +105,12 @@ def examples() -> None:
                 preset.name,
                 icon=f":material/{preset.icon}:",
                 key=f"preset.{preset.name}",
-                type="primary" if False else "secondary",
                 help=preset.story,
                 on_click=load,
                 args=(preset.name,),
             )
     st.selectbox(
-        "Payloads of other fraud APIs",
+        "Requests written for other fraud APIs",
         [preset.name for preset in presets.PAYLOADS],
         index=None,
         placeholder="... or a request written for another fraud API",
@@ -123,208 +122,239 @@ def examples() -> None:
 
 def editor() -> bool:
     """The transaction as form or JSON; True when it is to be scored now."""
-    st.segmented_control(
-        "Write it as", [FORM, JSON], key="score.mode", required=True, on_change=switch, label_visibility="collapsed"
-    )
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.segmented_control(
+            "Write it as",
+            [FORM, JSON],
+            key="score.mode",
+            persist_state="session",
+            required=True,
+            on_change=switch,
+            label_visibility="collapsed",
+        )
+        wanted = st.button(
+            "Score",
+            type="primary",
+            icon=":material/speed:",
+            width=220,
+            on_click=freshen,
+            key="score",
+            shortcut="Ctrl+Enter",
+        )
     if st.session_state["score.mode"] == JSON:
-        st.text_area("Transaction as JSON", key="score.json", height=330)
+        st.text_area(
+            "Transaction as JSON", key="score.json", persist_state="session", height=330, label_visibility="collapsed"
+        )
         st.caption("Sent as it stands. The form fills this text, never the other way round.")
         st.button(
             "Start again from the form", icon=":material/restart_alt:", type="tertiary", on_click=refill, key="refill"
         )
     else:
         fields()
-    return st.button(
-        "Score",
-        type="primary",
-        icon=":material/speed:",
-        width="stretch",
-        on_click=freshen,
-        key="score",
-        shortcut="Ctrl+Enter",
-    )
+    return wanted
 
 
 def fields() -> None:
+    """The form. What is empty is not sent, because absent is missing and never zero."""
     one, two, three = st.columns([3, 2, 3])
-    one.number_input("Amount", min_value=0.0, max_value=1e9, step=1.0, format="%.2f", key=_key("amount"))
-    two.text_input("Currency", max_chars=3, placeholder="base", key=_key("currency"), help="ISO 4217, such as USD.")
-    three.selectbox("Type", form.TYPES, index=None, placeholder="not known", key=_key("type"))
-    one, two, three = st.columns(3)
-    one.text_input("Customer", max_chars=64, key=_key("customer_id"), help="Sent as customer_id.")
-    two.text_input(
-        "Counterparty", max_chars=64, key=_key("counterparty_id"), help="Merchant or receiver: counterparty_id."
+    one.number_input(
+        "Amount", min_value=0.0, max_value=1e9, step=1.0, format="%.2f", key=_key("amount"), persist_state="session"
     )
-    three.text_input("Device", max_chars=64, key=_key("device_id"), help="Sent as device_id.")
-    labels = ("Customer's balance before", "... after", "Counterparty's before", "... after")
-    for column, name, label in zip(st.columns(4), form.BALANCES, labels, strict=True):
-        column.number_input(
-            label,
-            min_value=0.0,
-            max_value=1e12,
-            step=1.0,
-            format="%.2f",
-            placeholder="not known",
-            key=_key(name),
-            help=f"Sent as {name}; empty is missing, never 0.",
-        )
+    two.text_input("Currency", max_chars=3, placeholder="base", key=_key("currency"), persist_state="session")
+    three.selectbox("Type", form.TYPES, index=None, placeholder="not known", key=_key("type"), persist_state="session")
+    for column, name, label in zip(
+        st.columns(3),
+        ("customer_id", "counterparty_id", "device_id"),
+        ("Customer", "Counterparty", "Device"),
+        strict=True,
+    ):
+        column.text_input(label, max_chars=64, placeholder="not known", key=_key(name), persist_state="session")
+    labels = ("Customer's balance before", "... and after", "Counterparty's balance before", "... and after")
+    for names in (form.BALANCES[:2], form.BALANCES[2:]):
+        for column, name in zip(st.columns(2), names, strict=True):
+            column.number_input(
+                labels[form.BALANCES.index(name)],
+                min_value=0.0,
+                max_value=1e12,
+                step=1.0,
+                format="%.2f",
+                placeholder="not known",
+                key=_key(name),
+                persist_state="session",
+                help=f"Sent as {name}. Empty is not the same as 0.",
+            )
     one, two, three = st.columns([2, 1, 1])
     one.text_input(
-        "Time (UTC)",
+        "Time",
         max_chars=40,
         placeholder="now",
         key=_key("timestamp"),
-        help="RFC 3339, such as 2026-02-06T02:30:00Z; empty: now.",
+        persist_state="session",
+        help="RFC 3339, such as 2026-02-06T02:30:00Z; without an offset it is UTC.",
     )
-    two.number_input(
-        "Latitude", min_value=-90.0, max_value=90.0, step=0.1, format="%.4f", placeholder="not known", key=_key("lat")
-    )
-    three.number_input(
-        "Longitude",
-        min_value=-180.0,
-        max_value=180.0,
-        step=0.1,
-        format="%.4f",
-        placeholder="not known",
-        key=_key("long"),
-    )
+    for column, name, label, limit in ((two, "lat", "Latitude", 90.0), (three, "long", "Longitude", 180.0)):
+        column.number_input(
+            label,
+            min_value=-limit,
+            max_value=limit,
+            step=0.1,
+            format="%.4f",
+            placeholder="not known",
+            key=_key(name),
+            persist_state="session",
+        )
     with st.expander("More fields"):
         one, two = st.columns([2, 1])
-        one.text_input("Transaction id", max_chars=64, placeholder="made by the service", key=_key("transaction_id"))
+        one.text_input(
+            "Transaction id",
+            max_chars=64,
+            placeholder="made by the service",
+            key=_key("transaction_id"),
+            persist_state="session",
+        )
         two.number_input(
             "Step",
             min_value=1,
             step=1,
-            value=None,
             placeholder="none",
             key=_key("step"),
+            persist_state="session",
             help="PaySim's hour, in place of the time.",
         )
         st.text_area(
             "Attributes",
             key=_key("attributes"),
+            persist_state="session",
             height=100,
             placeholder="V1 = -1.36\nchannel = web",
             help="Your own columns, one `name = value` a line.",
         )
 
 
-def score(text: str) -> Scored | ApiError:
+def ask(text: str) -> Scored | ApiError:
+    """The answer to the request in ``text``, or why there is none."""
     try:
         form.read_json(text)
     except ValueError as error:
         return RequestRefused(str(error), "Correct the text, or start again from the form.")
     try:
-        answer = connection.api().score(text)
+        return connection.api().score(text)
     except ApiError as error:
         connection.check_again()
         return error
-    return answer
 
 
 def empty() -> None:
     """What stands where the decision will be."""
+    now = connection.status()
+    if isinstance(now, ApiError):
+        connection.show_failure(now)
+        return
+    preset = presets.ALL[st.session_state["score.preset"]]
     with st.container(border=True, key="empty"):
-        now = connection.status()
-        if isinstance(now, ApiError):
-            st.error("**The API does not answer**", icon=":material/cloud_off:")
-            st.text(now.message)
-            st.text(now.mend)
-            return
-        preset = presets.ALL[st.session_state["score.preset"]]
         st.markdown(f"#### :material/{preset.icon}: {preset.name}")
         st.markdown(preset.story)
         st.markdown(
             "Press **Score** and you will see here\n"
-            "- the verdict: approve, review or decline, and who decided\n"
-            "- the probability of fraud against both thresholds\n"
-            "- the reasons, each with its exact share, and the rules that fired"
+            "- the verdict, and who decided: a list, a rule or the model\n"
+            "- the probability of fraud, against the two thresholds\n"
+            "- the reasons, each with its exact share\n"
+            "- the rules that fired"
         )
         if not now.ready:
             st.info("No model is loaded: rules alone decide, without a probability.", icon=":material/rule:")
 
 
-def decision_of(scored: Scored) -> None:
-    decision = scored.decision
-    box = {"approve": st.success, "review": st.warning, "decline": st.error}[decision.outcome]
-    box(VERDICTS[decision.outcome])
+def show(scored: Scored) -> None:
+    """The decision, from the verdict down to the answer as it came. Sentences of the API are plain text."""
+    decision, probability = scored.decision, scored.decision.fraud_probability
+    banner = {"approve": st.success, "review": st.warning, "decline": st.error}[decision.outcome]
+    chance = "" if probability is None else f" Fraud probability **{charts.percent(probability)}**."
+    banner(f"{VERDICTS[decision.outcome]}{chance}")
     st.text(decision.explanation)
-    by, why = DECIDED_BY.get(decision.decided_by, (decision.decided_by, None))
-    one, two, three = st.columns(3)
-    probability = decision.fraud_probability
-    one.metric(
-        "Fraud probability",
-        "none" if probability is None else charts.percent(probability),
-        help="Calibrated: of 100 such transactions, so many are fraud.",
-    )
-    two.metric("Decided by", by, help=why)
-    three.metric(
-        "Amount",
-        f"{decision.amount:,.2f} {decision.currency}",
-        help=f"{decision.amount_base:,.2f} {decision.base_currency}",
-    )
-    if probability is not None and decision.review_from is not None and decision.decline_from is not None:
+    by, why = DECIDED_BY.get(decision.decided_by, ("something this console does not know", None))
+    with st.container(horizontal=True, gap="small"):
+        st.badge(f"decided by {by}", icon=":material/gavel:", color="blue", help=why)
+        st.badge(f"{scored.seconds * 1000:,.0f} ms", icon=":material/timer:", color="gray", help=_round_trip(scored))
+        if decision.test:
+            st.badge("test input", color="violet", help="A test input of the integrators: not a real transaction.")
+    if probability is None or decision.review_from is None or decision.decline_from is None:
+        st.info(
+            "Rules only: no model is loaded, so there is no probability and there are no thresholds. "
+            "`make run` trains one on a laptop, `make publish` brings one to a deployed API.",
+            icon=":material/rule:",
+        )
+    else:
         st.altair_chart(
             charts.gauge(probability, decision.review_from, decision.decline_from),
             width="stretch",
             key="gauge",
-            alt=f"Probability of fraud {charts.percent(probability)}",
-        )
-    else:
-        st.info(
-            "Rules only: no model is loaded, so there is no probability and there are no thresholds.",
-            icon=":material/rule:",
+            alt=f"Fraud probability {charts.percent(probability)}; review from "
+            f"{charts.percent(decision.review_from)}, decline from {charts.percent(decision.decline_from)}",
         )
     for flag in decision.degraded:
-        if flag != "model" or probability is not None:
-            st.warning(DEGRADED.get(flag, "A part of the service was not at hand."), icon=":material/warning:")
-    rules_of(decision)
-    reasons_of(decision)
+        if flag == "model" and probability is None:
+            continue  # told above
+        st.warning(DEGRADED.get(flag, "A part of the service was not at hand."), icon=":material/warning:")
+    show_rules(decision)
+    show_reasons(decision)
     with st.expander("The whole answer", icon=":material/data_object:"):
-        st.caption(
-            f"Answered in {scored.seconds * 1000:,.0f} ms"
-            + (" from the log: this transaction was scored before." if scored.replayed else ".")
-        )
         st.json(scored.raw)
 
 
-def rules_of(decision: Decision) -> None:
+def _round_trip(scored: Scored) -> str:
+    if scored.replayed:
+        return "From asking to the answer, which came from the log: this transaction was scored before."
+    return "From asking to the answer, with the way there and back."
+
+
+def show_rules(decision: Decision) -> None:
     st.markdown("**Rules that fired**")
     if not decision.rules:
         st.caption("None.")
-    for rule in decision.rules:
-        st.code(rule, language=None)
+        return
+    known = connection.rules(decision.rules_version) if decision.model_version else {}
+    for name in decision.rules:
+        rule = known.get(name)
+        st.code(f"{name}: {rule.expression}" if rule else name, language=None, wrap_lines=True)
+        if rule:
+            st.text(f"{rule.reason} It asks for: {rule.outcome}.")
 
 
-def reasons_of(decision: Decision) -> None:
+def show_reasons(decision: Decision) -> None:
     st.markdown("**Why this probability**")
-    if decision.fraud_probability is None or not decision.reasons:
-        st.caption(
-            "Without a model there is no score to explain."
-            if decision.fraud_probability is None
-            else "No reasons came with this answer."
-        )
+    if decision.fraud_probability is None:
+        st.caption("Without a model there is no score to explain.")
+        return
+    if not decision.reasons:
+        st.caption("No reasons came with this answer.")
         return
     st.altair_chart(
         charts.waterfall(decision.reasons, decision.fraud_probability, decision.review_from, decision.decline_from),
         width="stretch",
         key="waterfall",
+        alt="Each reason's share of the score, in log-odds; the sentences below say the same",
+    )
+    st.caption(
+        ":red[Red] pushes towards fraud, :green[green] towards legitimate; the bars add up to the score. "
+        "The dashed lines are the thresholds. +0.69 doubles the odds of fraud."
     )
     for reason in decision.reasons:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.badge(f"odds {charts.odds(reason.contribution)}", color="red" if reason.contribution > 0 else "green")
-            st.text(reason.text)
+        size, sentence = st.columns([1, 3], gap="small", wrap=False)
+        size.badge(f"odds {charts.odds(reason.contribution)}", color="red" if reason.contribution > 0 else "green")
+        sentence.text(reason.text, width="stretch")
 
 
 def terminal() -> None:
-    st.markdown("**The same from a terminal**")
+    """The request as it will be sent, and the commands that send the same."""
+    st.markdown("**What is sent**")
     try:
         body, address = form.read_json(_text_to_send()), connection.api().address
     except ValueError as error:
-        st.caption(str(error))
+        st.text(str(error))
         return
     except ApiError as error:
-        st.caption(error.message)
+        st.text(error.message)
         return
     raw, curl, powershell = st.tabs(["JSON", "curl", "PowerShell"])
     raw.code(form.pretty(body), language="json")
@@ -338,26 +368,26 @@ def page() -> None:
         load(presets.SCENARIOS[0].name)
     st.title("Score a transaction")
     st.caption("Is this payment fraud? Pick an example or write your own, and see the decision with its reasons.")
-    left, right = st.columns([6, 5], gap="large")
+    left, right = st.columns(2, gap="large")
     with left:
         examples()
         wanted = editor()
+        terminal()
     with right:
         if wanted:
+            state["score.sent"] = _text_to_send()
             with st.spinner("Scoring ..."):
-                state["score.sent"] = _text_to_send()
-                state["score.answer"] = score(state["score.sent"])
+                state["score.answer"] = ask(state["score.sent"])
         answer = state["score.answer"]
         if answer is None:
             empty()
-        elif isinstance(answer, ApiError):
+            return
+        if state["score.sent"] != _text_to_send():
+            st.info("The transaction has changed since: press Score again.", icon=":material/edit:")
+        if isinstance(answer, ApiError):
             connection.show_failure(answer)
         else:
-            if state["score.sent"] != _text_to_send():
-                st.info("The transaction has changed since: press Score again.", icon=":material/edit:")
-            decision_of(answer)
-    with left:
-        terminal()
+            show(answer)
 
 
 page()

@@ -118,3 +118,98 @@ def deploy(aws: str, expanded: Mapping[str, Any]) -> Callable[..., dict[str, str
         return {item["OutputKey"]: item["OutputValue"] for item in made["Outputs"]}
 
     return make
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A keys folder as the first `make run` leaves it: one development key."""
+    from fraud_api_lambda.bundle import SigningKey
+
+    folder = tmp_path / "keys"
+    key = SigningKey.generate("dev-0123abcd")
+    key.save(folder / "development.key")
+    (folder / "development.pub").write_text(key.public_line() + "\n")
+    return folder
+
+
+@pytest.fixture
+def seal(tmp_path: Path, keys: Path) -> Callable[..., Path]:
+    """``seal(version)`` makes a bundle signed with the development key: a model of one tree with one question."""
+    from datetime import UTC, datetime
+
+    import numpy as np
+
+    from fraud_api_lambda import bundle as bundles
+    from fraud_api_lambda.features import NAMES, fill
+    from fraud_api_lambda.model import Forest, FraudModel, LeafTable, pack
+
+    def column(*values: float) -> Any:
+        return np.array([[value] for value in values], np.float32)
+
+    # drains_account below a half: margin -3, else 4; a tenth of the rows drain.
+    table = LeafTable(
+        feature=np.array([[1], [1]], np.int32),
+        low=column(-np.inf, 0.5),
+        high=column(0.5, np.inf),
+        missing=np.array([[True], [False]]),
+        table=np.array([[[2.7], [-0.3]], [[-0.4], [3.6]]], np.float32),
+    )
+    forest = Forest(
+        width=2,
+        bias=0.0,
+        expected=-2.3,
+        root=np.array([0], np.int32),
+        feature=np.array([1, 0, 0], np.int32),
+        value=np.array([0.5, -3.0, 4.0], np.float32),
+        child=np.array([2, 1, 1, 1, 2, 2], np.int32),
+        missing_left=np.array([True, False, False]),
+        tables=[table],
+    )
+
+    def make(version: str) -> Path:
+        manifest = bundles.Manifest(
+            version=version,
+            created_at=datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
+            champion="xgboost",
+            features=tuple(bundles.NamedFeature(name=name, version=1) for name in ("amount", "drains_account")),
+            population=dict.fromkeys(NAMES, 0.0),
+            members=(bundles.Member(name="xgboost", kind="forest", weight=1.0),),
+            calibration=bundles.Calibration(slope=1.0, intercept=0.0),
+            thresholds=bundles.ThresholdPair(review=0.5, decline=0.9),
+            time_zone=bundles.Zone(name="UTC", starts_ms=(0,), offsets_s=(0,)),
+            currency=bundles.Currency(base="USD", minor_units=2),
+            label_delay_ms=0,
+            training={},
+            libraries={},
+            files={},
+        )
+        model = FraudModel.from_manifest(manifest, forest)
+        rows = []
+        for drains in (0.0, 1.0):
+            columns = np.zeros(len(model.features.columns))
+            columns[list(model.features.columns).index("drains_account")] = drains
+            vector = model.vector(fill(columns, model.population))
+            rows.append(
+                {"columns": columns.tolist(), "margin": model.margin(vector), "probability": model.probability(vector)}
+            )
+        files = {
+            "forest.npz": pack(forest),
+            "golden.json": json.dumps({"rows": rows}).encode(),
+            "rules.yaml": (ROOT / "fraud_api_lambda/default_rules.yaml").read_bytes(),
+            "metrics.json": b'{"test": {"average_precision": 0.9, "fraud_rate": {"weighted": 0.1}}}',
+        }
+        return bundles.seal(tmp_path / "models", manifest, files, bundles.SigningKey.load(keys / "development.key"))
+
+    return make
+
+
+@pytest.fixture
+def models(tmp_path: Path, keys: Path, seal: Callable[..., Path]) -> Path:
+    """A models folder as training leaves it: a bundle and the pointer to it."""
+    from fraud_api_lambda import bundle as bundles
+
+    key = bundles.SigningKey.load(keys / "development.key")
+    public_keys = bundles.parse_public_keys((keys / "development.pub").read_text())
+    folder = seal("v1")
+    bundles.publish(folder, f"file://{folder.parent}/current", key, public_keys)
+    return folder.parent

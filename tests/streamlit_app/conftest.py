@@ -1,0 +1,138 @@
+"""Real servers for the console's tests: the service itself under uvicorn, and small ones that misbehave on purpose."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+import streamlit as st
+
+from tests.streamlit_app.servers import Answer, Recorded, SmallServer
+
+ROOT = Path(__file__).resolve().parents[2]
+APP = ROOT / "streamlit_app" / "app.py"
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the settings of whoever runs the tests nor what an earlier test left in Streamlit's caches."""
+    for name in ("FRAUD_API_URL", "BACKEND_URL", "FRAUD_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    st.cache_resource.clear()
+
+
+@contextmanager
+def serve(folder: Path, **environment: str) -> Iterator[str]:
+    """The real service under uvicorn on a free loopback port; its address. ``folder`` is its working directory."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        log = folder / "uvicorn.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "uvicorn", "fraud_api_lambda.handler:app"),
+                    *("--fd", str(listener.fileno()), "--log-level", "warning"),
+                ],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                pass_fds=[listener.fileno()],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            for _ in range(300):
+                if process.poll() is not None:
+                    raise AssertionError(f"The service did not start:\n{log.read_text()}")
+                try:
+                    if httpx.get(f"{url}/health", timeout=1, trust_env=False).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def rules_only_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The real service without a bundle: rules alone decide."""
+    folder = tmp_path_factory.mktemp("rules-only")
+    with serve(folder, FRAUD_MODEL_URL="file://models/current") as url:
+        yield url
+
+
+@pytest.fixture
+def small_server() -> Iterator[Callable[[Answer], SmallServer]]:
+    """Starts HTTP servers that answer every request with the given function and keep what was asked."""
+    with ExitStack() as running:
+
+        def start(answer: Answer) -> SmallServer:
+            class Handler(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    size = int(self.headers.get("content-length", "0"))
+                    headers = {name.lower(): value for name, value in self.headers.items()}
+                    server.requests.append(Recorded(self.command, self.path, headers, self.rfile.read(size)))
+                    answer(self)
+
+                do_POST = do_GET
+
+                def log_message(self, *_: object) -> None:
+                    pass
+
+            listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            listener.daemon_threads = True
+            server = SmallServer(f"http://127.0.0.1:{listener.server_address[1]}")
+            thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+            thread.start()
+            running.callback(listener.server_close)
+            running.callback(listener.shutdown)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def raw_server() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
+    """Starts TCP servers that treat every connection with the given function; their address as http://."""
+    with ExitStack() as running:
+
+        def start(treat: Callable[[socket.socket], None]) -> str:
+            listener = running.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+            def accept() -> None:
+                while True:
+                    try:
+                        connection, _ = listener.accept()
+                    except OSError:
+                        return
+
+                    def run(connection: socket.socket = connection) -> None:
+                        with connection, suppress(OSError):  # the console hangs up, as it should
+                            treat(connection)
+
+                    threading.Thread(target=run, daemon=True).start()
+
+            threading.Thread(target=accept, daemon=True).start()
+            running.callback(listener.shutdown, socket.SHUT_RDWR)
+            return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        yield start
+
+
+@pytest.fixture
+def closed_url() -> str:
+    """An address at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"

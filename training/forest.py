@@ -1,0 +1,158 @@
+"""Sealing a trained ensemble: XGBoost's trees -> the service's flat forest, with the leaf tables for exact reasons."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xgboost as xgb
+
+from fraud_api_lambda.errors import BundleRefused
+from fraud_api_lambda.model import MAX_DEPTH, Forest, LeafTable, Singles
+
+#: A path's knowledge of one feature: low, high, whether a missing value passes, product of cover shares.
+_Test = tuple[float, float, bool, float]
+
+
+def flatten(booster: xgb.Booster, width: int) -> Forest:
+    """The booster's trees over ``width`` features. Raises ``BundleRefused`` for a booster of another kind."""
+    learner = json.loads(booster.save_raw("json"))["learner"]
+    model = learner["gradient_booster"]
+    if model["name"] != "gbtree" or learner["objective"]["name"] != "binary:logistic":
+        raise BundleRefused("Only binary:logistic models of gbtree can be sealed.")
+    base = float(str(learner["learner_model_param"]["base_score"]).strip("[]"))
+    bias = float(np.float32(math.log(base / (1 - base))))
+    trees = [_breadth_first(tree) for tree in model["model"]["trees"]]
+    offsets = np.cumsum([0, *(len(tree["feature"]) for tree in trees)])
+    joined = {
+        name: np.concatenate([tree[name] for tree in trees]) for name in ("feature", "value", "missing_left", "cover")
+    }
+    child = np.concatenate([tree["child"] + offset for tree, offset in zip(trees, offsets, strict=False)])
+    root = offsets[:-1].astype(np.int32)
+    feature = joined["feature"].astype(np.int32)
+    value = joined["value"].astype(np.float32)
+    missing_left = joined["missing_left"].astype(bool)
+    tables, mean = _leaf_tables(root, feature, value, child, missing_left, joined["cover"])
+    return Forest(
+        width=width,
+        bias=bias,
+        expected=bias + mean,
+        root=root,
+        feature=feature,
+        value=value,
+        child=child.astype(np.int32),
+        missing_left=missing_left,
+        tables=tables,
+    )
+
+
+def _breadth_first(tree: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """One tree renumbered so that children follow their parents; ``child`` as in ``Forest``, within the tree."""
+    left, right = tree["left_children"], tree["right_children"]
+    order, place = [0], {0: 0}
+    for node in order:
+        for below in (left[node], right[node]) if left[node] >= 0 else ():
+            place[below] = len(order)
+            order.append(below)
+    child = [place[c] if left[node] >= 0 else place[node] for node in order for c in (right[node], left[node])]
+    return {
+        "feature": np.array([tree["split_indices"][node] if left[node] >= 0 else 0 for node in order]),
+        "value": np.array([tree["split_conditions"][node] for node in order]),
+        "missing_left": np.array([bool(tree["default_left"][node]) for node in order]),
+        "cover": np.array([tree["sum_hessian"][node] for node in order], np.float64),
+        "child": np.array(child, np.int64),
+    }
+
+
+def _leaf_tables(
+    root: npt.NDArray[np.int32],
+    feature: npt.NDArray[np.int32],
+    value: Singles,
+    child: npt.NDArray[np.int64],
+    missing_left: npt.NDArray[np.bool_],
+    cover: npt.NDArray[np.float64],
+) -> tuple[list[LeafTable], float]:
+    """Every leaf's contributions for every pattern of its conditions, and the forest's mean value by cover."""
+    leaves: dict[int, list[tuple[list[int], list[_Test], float]]] = {}
+    mean = 0.0
+    for start in root.tolist():
+        stack: list[tuple[int, dict[int, _Test]]] = [(start, {})]
+        while stack:
+            node, path = stack.pop()
+            right, left = int(child[2 * node]), int(child[2 * node + 1])
+            if left == node:
+                tests = list(path.values())
+                mean += float(value[node]) * math.prod(test[3] for test in tests)
+                if len(tests) > MAX_DEPTH:
+                    raise BundleRefused(f"A tree is deeper than {MAX_DEPTH}; train with a smaller max_depth.")
+                if tests:
+                    leaves.setdefault(len(tests), []).append((list(path), tests, float(value[node])))
+                continue
+            tested, threshold, to_left = int(feature[node]), float(value[node]), bool(missing_left[node])
+            low, high, passes, share = path.get(tested, (-math.inf, math.inf, True, 1.0))
+            stack.append(
+                (
+                    left,
+                    {
+                        **path,
+                        tested: (low, min(high, threshold), passes and to_left, share * cover[left] / cover[node]),
+                    },
+                )
+            )
+            stack.append(
+                (
+                    right,
+                    {
+                        **path,
+                        tested: (max(low, threshold), high, passes and not to_left, share * cover[right] / cover[node]),
+                    },
+                )
+            )
+    tables = []
+    for _, group in sorted(leaves.items()):
+        shares = np.array([[test[3] for test in tests] for _, tests, _ in group])
+        values = np.array([leaf_value for _, _, leaf_value in group])
+        tables.append(
+            LeafTable(
+                feature=np.array([names for names, _, _ in group], np.int32),
+                low=np.array([[test[0] for test in tests] for _, tests, _ in group], np.float32),
+                high=np.array([[test[1] for test in tests] for _, tests, _ in group], np.float32),
+                missing=np.array([[test[2] for test in tests] for _, tests, _ in group], np.bool_),
+                table=_shapley(shares, values).astype(np.float32),
+            )
+        )
+    return tables, mean
+
+
+def _shapley(shares: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Contributions (L, 2^m, m) of L leaves with cover shares (L, m) and values (L,).
+
+    A leaf's game pays ``value * prod(holds of the coalition) * prod(shares of the others)``. The Shapley value of
+    player i is ``value * (holds_i - share_i) * sum over k of k!(m-1-k)!/m! * e_k``, e_k the part of
+    ``prod over j != i of (share_j + holds_j * y)`` with y to the power k (Lundberg et al. 2020, algorithm 2).
+    """
+    count, players = shares.shape
+    holds = ((np.arange(1 << players)[:, None] >> np.arange(players)) & 1).astype(np.float64)
+    weights = [math.factorial(k) * math.factorial(players - 1 - k) / math.factorial(players) for k in range(players)]
+    out = np.empty((count, 1 << players, players))
+    for player in range(players):
+        powers = np.zeros((count, 1 << players, players))
+        powers[:, :, 0] = 1.0
+        for other in range(players):
+            if other == player:
+                continue
+            grown = powers * shares[:, None, other : other + 1]
+            grown[:, :, 1:] += powers[:, :, :-1] * holds[None, :, other : other + 1]
+            powers = grown
+        gain = holds[None, :, player] - shares[:, None, player]
+        out[:, :, player] = values[:, None] * gain * (powers @ np.array(weights))
+    return out
+
+
+def check_parity(forest: Forest, booster: xgb.Booster, rows: Singles) -> None:
+    """Refuse to seal a forest whose margins differ from XGBoost's by a single bit on ``rows`` (n, width)."""
+    theirs = booster.inplace_predict(rows, predict_type="margin", missing=np.nan).astype(np.float32)
+    differ = int((forest.margins(rows) != theirs).sum())
+    if differ:
+        raise BundleRefused(f"The forest's margins differ from XGBoost's on {differ} of {len(rows)} rows; not sealed.")

@@ -1,0 +1,650 @@
+"""One training run: frame -> split -> replay -> search -> fit -> calibrate -> seal -> evaluate -> seal.
+
+The bundle is sealed twice. First with a throw-away key and nothing to show, so that evaluation opens it exactly as the
+service will; then with its figures, report and card inside, and the real key.
+"""
+
+import contextlib
+import io
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
+
+from fraud_api_lambda import bundle as bundles
+from fraud_api_lambda import features as rule
+from fraud_api_lambda.bundle import Manifest, SigningKey
+from fraud_api_lambda.features import FeatureSet, Floats
+from fraud_api_lambda.model import Forest, FraudModel, pack
+from fraud_api_lambda.reload import Served, load
+from fraud_api_lambda.rules import load_rules
+from fraud_api_lambda.schemas import RateTable
+
+from . import dataset, evaluate, forest, metrics, pipeline, replay, report, split, synthetic
+from .metrics import Costs, Scored
+from .publish import publish
+
+Progress = Callable[[str], None]
+Labels = npt.NDArray[np.int8]
+
+#: What the search draws from. SMOTE's ratio is one of the things that are searched.
+RATIOS = (0.02, 0.05, 0.1, 0.2)
+TREES: Mapping[str, Sequence[float | int]] = {
+    "max_depth": (4, 5),
+    "n_estimators": (150, 250),
+    "learning_rate": (0.06, 0.1, 0.15),
+    "min_child_weight": (1.0, 5.0),
+    "subsample": (0.8, 1.0),
+    "colsample_bytree": (0.7, 1.0),
+}
+#: Rows a search looks at; more change its ranking no further, and cost time.
+SEARCH_ROWS = 300_000
+GOLDEN_ROWS = 64
+EXPLAINED_ROWS = 1_000
+
+_KEYS = "keys"
+_NO_RULES = b"version: none\nrules: []\n"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one run was asked for. Times in ms; ``where`` and ``legit_weight`` as in ``dataset.load``."""
+
+    data: str
+    format: str = "synthetic"
+    mapping: str | None = None
+    where: tuple[str, ...] = ()
+    legit_weight: float = 1.0
+    seed: int = 7
+    features: Literal["pre", "posted"] = "pre"
+    champion: Literal["xgboost", "auto"] = "xgboost"
+    split: Literal["time", "random"] = "time"
+    train_range: str | None = None
+    validation_range: str | None = None
+    test_range: str | None = None
+    delay_ms: int | None = None  #: None: seven days, or a tenth of the data's span where that is shorter
+    folds: int = 0
+    tune: int = 4
+    rules: str | None = None
+    time_zone: str = "UTC"
+    base_currency: str = "USD"
+    minor_units: int = 2
+    rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    costs: Costs = field(default_factory=Costs)
+    ablation: bool = True
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted, calibrated model that is not sealed yet."""
+
+    estimator: CalibratedClassifierCV
+    features: FeatureSet
+    population: Floats
+    flat: Forest
+    slope: float
+    intercept: float
+    thresholds: tuple[float, float]
+    balance: pipeline.Balance
+    params: Mapping[str, Any]
+    synthetic_rows: int
+
+    @property
+    def pipeline(self) -> Any:
+        return self.estimator.calibrated_classifiers_[0].estimator.estimator
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves: the bundle's folder, its version, and its figures as in ``metrics.json``."""
+
+    bundle: Path
+    version: str
+    metrics: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Data:
+    frame: pd.DataFrame
+    columns: Floats
+    labels: Labels
+    features: FeatureSet  #: nothing picked yet
+    rates: RateTable
+
+    def take(self, rows: split.Rows) -> tuple[Floats, Labels]:
+        return self.columns[rows], self.labels[rows]
+
+
+def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = lambda _: None) -> Result:
+    """Train, evaluate and seal; the bundle lies in ``out/<version>`` and the pointer is not touched.
+
+    Beside the bundle lie ``<version>.pipeline.joblib`` (a training artefact: the service never reads it) and the
+    report's pictures. Raises ``DataError``, ``BundleError`` or ``RulesError``; nothing half-written stays.
+    """
+    began = time.monotonic()
+    progress("loading data")
+    data = _load(options)
+    parts = _split(options, data)
+    rules = _rules(options)
+    progress(
+        f"{len(data.frame):,} rows, {int(data.labels.sum()):,} frauds; searching {max(options.tune, 1)} candidates"
+    )
+    picked = _pick(data, parts.train, options.features)
+    chosen, search = _search(data, picked, parts.train, options)
+    progress("training and calibrating")
+    fit = _fit(data, picked, parts.train, parts.validation, options, "smote", chosen)
+    cross = None
+    if options.folds:
+        progress(f"{options.folds}-fold cross-validation")
+        cross = _cross_validate(data, picked, options, chosen, rules)
+    ablation: list[dict[str, Any]] = []
+    if options.ablation or options.champion == "auto":
+        progress("ablation: SMOTE, none, scale_pos_weight, without balances")
+        fit, ablation = _ablate(data, picked, parts, options, chosen, fit)
+    progress("evaluating through the sealed bundle")
+    manifest = _manifest(fit, data, options, parts, search)
+    files = _files(fit, data, parts, rules)
+    test_frame = data.frame.iloc[parts.test].reset_index(drop=True)
+    with _sealed_for_now(manifest, files) as served:
+        test = evaluate.score(served, test_frame)
+        measured = _measure(served, data, parts, test, options, ablation, cross)
+        importance, sample = _explain(served.model, data.columns[parts.test], data.labels[parts.test])
+    progress("writing the report")
+    profile = report.data_profile(
+        data.frame,
+        {"train": parts.train, "validation": parts.validation, "test": parts.test},
+        time_zone=options.time_zone,
+    )
+    pages = report.write_report(
+        None,
+        manifest=manifest.model_dump(mode="json"),
+        test=test,
+        metrics=measured["test"],
+        curves=measured["curves"],
+        ablation=ablation,
+        importance=importance,
+        shap_sample=sample,
+        data_profile=profile,
+        thresholds=fit.thresholds,
+        costs=options.costs,
+    )
+    measured["importance"] = importance
+    files["metrics.json"] = _json(measured)
+    folder = bundles.seal(out, manifest, {**files, **pages}, key)
+    load(bundles.open_folder(folder, bundles.parse_public_keys(key.public_line())))
+    artefact = io.BytesIO()
+    joblib.dump(fit.estimator, artefact)
+    bundles.FileStore(out).write(f"{manifest.version}.pipeline.joblib", artefact.getvalue())
+    return Result(folder, manifest.version, measured, time.monotonic() - began)
+
+
+def ensure_default_bundle(root: Path = Path(), progress: Progress = print, *, rows: int = 200_000) -> Path:
+    """Make development key, data and default bundle where they are not there yet; returns ``models/current``.
+
+    What is there already is left alone: a bundle that cannot be opened is for its owner to look at.
+    """
+    current = root / "models" / "current"
+    if current.exists():
+        return current
+    key = development_key(root / _KEYS)
+    data = root / "data" / "synthetic.parquet"
+    if not data.exists():
+        progress(f"generating {rows:,} transactions -> {data}")
+        data.parent.mkdir(parents=True, exist_ok=True)
+        synthetic.write(synthetic.generate(rows, 7), data)
+    result = run(Options(str(data)), root / "models", key, progress=progress)
+    keys = evaluate.trusted_keys(root / _KEYS)
+    publish(result.bundle, f"file://{current}", key, keys, force=False)
+    test = result.metrics["test"]
+    progress(f"bundle {result.version} in {result.seconds:.0f} s: average precision {test['average_precision']:.3f}")
+    return current
+
+
+def development_key(keys_dir: Path) -> SigningKey:
+    """The key that signs what this machine trains; made once, private to its owner, never trusted on AWS."""
+    private = keys_dir / "development.key"
+    if private.exists():
+        return SigningKey.load(private)
+    return make_key_pair(keys_dir, "development", f"dev-{os.urandom(4).hex()}")
+
+
+def make_key_pair(keys_dir: Path, name: str, key_id: str) -> SigningKey:
+    """Write ``<name>.key`` (0600) and ``<name>.pub`` into ``keys_dir``; never over an existing pair."""
+    key = SigningKey.generate(key_id)
+    key.save(keys_dir / f"{name}.key")
+    (keys_dir / f"{name}.pub").write_text(key.public_line() + "\n")
+    return key
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
+
+
+def _load(options: Options) -> _Data:
+    frame = dataset.load(
+        options.data,
+        options.format,
+        mapping=options.mapping,
+        where=options.where,
+        legit_weight=options.legit_weight,
+    )
+    rates = replay.rate_table(options.base_currency, options.minor_units, options.rates)
+    features = FeatureSet(
+        attributes=replay.declare_attributes(frame),
+        time_zone=replay.time_zone(options.time_zone),
+        minor_factor=rates.minor_factor,
+    )
+    return _Data(frame, replay.columns(frame, features, rates), frame["is_fraud"].to_numpy(np.int8), features, rates)
+
+
+def _delay(options: Options, time_ms: npt.NDArray[np.int64]) -> int:
+    if options.delay_ms is not None:
+        return options.delay_ms
+    return int(min(7 * split.DAY_MS, (int(time_ms.max()) - int(time_ms.min())) // 10))
+
+
+def _split(options: Options, data: _Data) -> split.Split:
+    time_ms = data.frame["time_ms"].to_numpy(np.int64)
+    delay = _delay(options, time_ms)
+    if options.train_range or options.test_range:
+        if not options.train_range or not options.test_range:
+            raise dataset.DataError("--train and --test go together.")
+        parts = split.by_ranges(time_ms, options.train_range, options.test_range, delay, options.validation_range)
+    elif options.split == "random":
+        parts = split.at_random(data.labels, options.seed)
+    else:
+        parts = split.by_time(time_ms, delay)
+    for name, rows in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        frauds = int(data.labels[rows].sum())
+        if frauds < 2 or frauds == len(rows):
+            raise dataset.DataError(
+                f"The {name} part holds {frauds} frauds among {len(rows):,} rows; it needs some of both. "
+                "Choose other ranges, another --delay, or --split random."
+            )
+    return parts
+
+
+def _rules(options: Options) -> bytes:
+    if options.rules is not None:
+        try:
+            return Path(options.rules).read_bytes()
+        except OSError:
+            raise dataset.DataError(f"The rules file {options.rules} cannot be read.") from None
+    if options.format == "synthetic":
+        return (Path(__file__).parent / "rules_synthetic.yaml").read_bytes()
+    return _NO_RULES
+
+
+def _pick(data: _Data, train: split.Rows, which: str) -> FeatureSet:
+    """The columns that go to the model: those allowed that are not the same in every training row."""
+    allowed = {"transaction", "balance", "place", "attribute"} | ({"posted"} if which == "posted" else set())
+    picked = []
+    for position, name in enumerate(data.features.columns):
+        values = data.columns[train, position]
+        present = values[~np.isnan(values)]
+        if rule.describe(name).source in allowed and len(present) and present.min() < present.max():
+            picked.append(name)
+    return replace(data.features, picked=tuple(picked))
+
+
+def _ratios(labels: Labels) -> list[float]:
+    """SMOTE ratios that add something to data of this fraud rate."""
+    now = float(labels.mean() / (1 - labels.mean()))
+    return [ratio for ratio in RATIOS if ratio > 1.2 * now] or [min(1.0, 1.5 * now)]
+
+
+def _search(
+    data: _Data, features: FeatureSet, train: split.Rows, options: Options
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Hyperparameters and SMOTE ratio by randomised search; the candidates with their average precision.
+
+    Judged on the training rows' own last fifth (in a random split: on a random fifth), with the first four to learn
+    from; SMOTE inside the pipeline only ever sees those.
+    """
+    rng = np.random.default_rng(options.seed)
+    rows = train if options.split == "time" else rng.permutation(train)
+    if len(rows) > SEARCH_ROWS:  # every fraud stays; legitimate rows are thinned evenly
+        keep = rng.random(len(rows)) < SEARCH_ROWS / len(rows)
+        rows = rows[keep | (data.labels[rows] == 1)]
+    X, y = data.take(rows)
+    fold = np.where(np.arange(len(rows)) < int(0.8 * len(rows)), -1, 0)
+    space: dict[str, Sequence[Any]] = {f"xgb__{name}": values for name, values in TREES.items()}
+    space["smote__ratio"] = _ratios(data.labels[train])
+    if options.tune < 1 or not int(y[fold == 0].sum()) > 0:
+        return {"ratio": space["smote__ratio"][-1]}, []
+    search = RandomizedSearchCV(
+        pipeline.build(features, balance="smote", seed=options.seed),
+        space,
+        n_iter=options.tune,
+        scoring="average_precision",
+        cv=PredefinedSplit(fold),
+        refit=False,
+        random_state=options.seed,
+        error_score="raise",
+    ).fit(X, y)
+    tried = [
+        {"params": _plain(params), "average_precision": float(score)}
+        for params, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True)
+    ]
+    return _plain(search.best_params_), tried
+
+
+def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """scikit-learn's step__name -> our names, numbers as Python's own."""
+    return {
+        name.split("__")[-1]: value.item() if isinstance(value, np.generic) else value for name, value in params.items()
+    }
+
+
+def _fit(
+    data: _Data,
+    features: FeatureSet,
+    train: split.Rows,
+    calibration: split.Rows,
+    options: Options,
+    balance: pipeline.Balance,
+    params: Mapping[str, Any],
+) -> Fit:
+    """Fit on ``train``, calibrate and choose thresholds on ``calibration``, flatten, and prove the forest equal."""
+    X, y = data.take(train)
+    tree = {name: value for name, value in params.items() if name != "ratio"}
+    weight = float((1 - y.mean()) / y.mean())
+    model = pipeline.build(
+        features, balance=balance, seed=options.seed, ratio=float(params.get("ratio", 0.1)), weight=weight, **tree
+    )
+    model.fit(X, y)
+    held, held_labels = data.take(calibration)
+    held_weight = data.frame["weight"].to_numpy(np.float64)[calibration]
+    estimator = pipeline.calibrated(model, held, held_labels, held_weight)
+    slope, intercept = pipeline.platt(estimator)
+    booster = model["xgb"].get_booster()
+    flat = forest.flatten(booster, len(features.picked))
+    vectors = model["fill"].transform(held)
+    forest.check_parity(flat, booster, vectors[:20_000])
+    amount = replay.amounts_in_base(data.frame.iloc[calibration], data.rates)
+    thresholds = metrics.choose_thresholds(
+        estimator.predict_proba(held)[:, 1], held_labels, amount, held_weight, options.costs
+    )
+    return Fit(
+        estimator=estimator,
+        features=features,
+        population=model["fill"].population_,
+        flat=flat,
+        slope=slope,
+        intercept=intercept,
+        thresholds=thresholds,
+        balance=balance,
+        params=dict(params) if balance == "smote" else tree,
+        synthetic_rows=model["smote"].synthetic_ if balance == "smote" else 0,
+    )
+
+
+def _cross_validate(
+    data: _Data, features: FeatureSet, options: Options, params: Mapping[str, Any], rules: bytes
+) -> dict[str, Any]:
+    """Each row judged once, by a bundle that has not seen it: fit on four fifths of the others, calibrate on one."""
+    scored: list[Scored] = []
+    held = split.folds(data.labels, options.folds, options.seed)
+    for judged in held:
+        rest = np.setdiff1d(np.arange(len(data.labels)), judged)
+        inner = split.folds(data.labels[rest], 5, options.seed)[0]
+        fit = _fit(data, features, np.delete(rest, inner), rest[inner], options, "smote", params)
+        parts = split.Split(np.delete(rest, inner), rest[inner], judged, "fold")
+        manifest = _manifest(fit, data, options, parts, [])
+        with _sealed_for_now(manifest, _files(fit, data, parts, rules)) as served:
+            scored.append(evaluate.score(served, data.frame.iloc[judged].reset_index(drop=True)))
+    pooled = Scored(
+        **{name: np.concatenate([getattr(s, name) for s in scored]) for name in Scored.__dataclass_fields__}
+    )
+    return {"folds": options.folds, **metrics.metrics(pooled, costs=options.costs, seed=options.seed)}
+
+
+def _ablate(
+    data: _Data,
+    features: FeatureSet,
+    parts: split.Split,
+    options: Options,
+    params: Mapping[str, Any],
+    champion: Fit,
+) -> tuple[Fit, list[dict[str, Any]]]:
+    """The same trees without SMOTE, with a class weight, and without balances; what each did on the test rows.
+
+    With ``--champion auto`` the best on the *validation* rows is served; the test rows choose nothing.
+    """
+    without = tuple(name for name in features.picked if rule.describe(name).source not in {"balance", "posted"})
+    variants: list[tuple[str, Fit]] = [(f"SMOTE {params.get('ratio', 0.1):g}", champion)]
+    for name, balance in (("none", "none"), ("scale_pos_weight", "scale_pos_weight")):
+        variants.append((name, _fit(data, features, parts.train, parts.validation, options, balance, params)))  # type: ignore[arg-type]
+    if 0 < len(without) < len(features.picked):
+        bare = replace(features, picked=without)
+        variants.append(
+            (
+                f"SMOTE {params.get('ratio', 0.1):g}, without balances",
+                _fit(data, bare, parts.train, parts.validation, options, "smote", params),
+            )
+        )
+    best = champion
+    if options.champion == "auto":
+        best = max((fit for _, fit in variants), key=lambda fit: _ranking(data, parts.validation, fit, options))
+    rows = []
+    for name, fit in variants:
+        figures = metrics.metrics(
+            _unsealed(data, parts.test, fit), costs=options.costs, seed=options.seed, bootstrap=100
+        )
+        rows.append({"name": name, "metrics": _short(figures), "chosen": fit is best})
+    return best, rows
+
+
+def _ranking(data: _Data, rows: split.Rows, fit: Fit, options: Options) -> float:
+    value = metrics.metrics(_unsealed(data, rows, fit), costs=options.costs, bootstrap=0)["average_precision"]
+    return float(value or 0.0)
+
+
+def _short(figures: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("average_precision", "roc_auc", "recall", "precision", "f1", "ece", "brier", "cost_saved")
+    return {name: figures.get(name) for name in (*names, "intervals", "fraud_rate")}
+
+
+def _unsealed(data: _Data, rows: split.Rows, fit: Fit) -> Scored:
+    """A candidate judged by its estimator: for comparisons among candidates only, never for what a bundle claims."""
+    probability = fit.estimator.predict_proba(data.columns[rows])[:, 1]
+    decided = evaluate.outcomes(probability, *fit.thresholds)
+    frame = data.frame.iloc[rows]
+    customer = frame["customer_id"] if "customer_id" in frame else pd.Series([None] * len(rows))
+    return Scored(
+        is_fraud=data.labels[rows],
+        probability=probability,
+        model_outcome=decided,
+        policy_outcome=decided,
+        amount=replay.amounts_in_base(frame, data.rates),
+        weight=frame["weight"].to_numpy(np.float64),
+        time_ms=frame["time_ms"].to_numpy(np.int64),
+        party=pd.factorize(customer)[0].astype(np.int64),
+    )
+
+
+def _measure(
+    served: Served,
+    data: _Data,
+    parts: split.Split,
+    test: Scored,
+    options: Options,
+    ablation: list[dict[str, Any]],
+    cross: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    validation = evaluate.score(served, data.frame.iloc[parts.validation].reset_index(drop=True))
+    measured: dict[str, Any] = {
+        "test": metrics.metrics(test, costs=options.costs, seed=options.seed),
+        "validation": metrics.metrics(validation, costs=options.costs, bootstrap=0),
+        "curves": metrics.curves(test, costs=options.costs),
+        "validation_curves": metrics.curves(validation, costs=options.costs),
+        "ablation": ablation,
+    }
+    if cross is not None:
+        measured["cross_validation"] = dict(cross)
+    return measured
+
+
+def _explain(model: FraudModel, columns: Floats, labels: Labels) -> tuple[list[dict[str, Any]], tuple[Floats, Floats]]:
+    """Mean absolute contributions over a sample, and the sample itself (half of it frauds where there are as many)."""
+    rng = np.random.default_rng(0)
+    frauds, others = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    half = min(len(frauds), EXPLAINED_ROWS // 2)
+    rows = np.concatenate(
+        (
+            rng.choice(frauds, half, replace=False),
+            rng.choice(others, min(len(others), EXPLAINED_ROWS - half), replace=False),
+        )
+    )
+    raw = columns[rows]
+    vectors = model.vector(rule.fill(raw, model.population))
+    shares = np.zeros((len(rows), len(model.features.picked)))
+    for weight, flat in model.members:
+        shares += model.slope * weight * np.array([flat.contributions(vector) for vector in vectors])
+    mean = np.abs(shares).mean(axis=0)
+    ranked = sorted(zip(model.features.picked, mean.tolist(), strict=True), key=lambda item: -item[1])
+    return [{"feature": name, "mean_abs": value} for name, value in ranked], (shares, raw[:, model.features.index])
+
+
+# --- sealing ---------------------------------------------------------------------------------------------------------
+
+
+def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, search: list[dict[str, Any]]) -> Manifest:
+    now = datetime.now(UTC)
+    packed = pack(fit.flat)
+    name = f"{now:%Y%m%dT%H%M%SZ}-{sha256(packed).hexdigest()[:8]}"
+    zone = fit.features.time_zone
+    time_ms = data.frame["time_ms"].to_numpy(np.int64)
+    return Manifest(
+        version=name,
+        created_at=now.isoformat(timespec="seconds"),
+        champion="xgboost",
+        features=tuple(
+            bundles.NamedFeature(name=name, version=rule.describe(name).version) for name in fit.features.picked
+        ),
+        attributes=tuple(
+            bundles.DeclaredAttribute(name=a.name, kind=a.kind, levels=a.levels) for a in fit.features.attributes
+        ),
+        population={
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(fit.features.columns, fit.population, strict=True)
+        },
+        members=(bundles.Member(name="xgboost", kind="forest", weight=1.0),),
+        calibration=bundles.Calibration(slope=fit.slope, intercept=fit.intercept),
+        thresholds=bundles.ThresholdPair(review=fit.thresholds[0], decline=fit.thresholds[1]),
+        time_zone=bundles.Zone(name=zone.name, starts_ms=zone.starts_ms, offsets_s=zone.offsets_s),
+        currency=bundles.Currency(
+            base=data.rates.base,
+            minor_units=data.rates.minor_units,
+            tables=tuple(bundles.Rates(from_ms=start, rates=rates) for start, rates in data.rates.tables),
+        ),
+        label_delay_ms=_delay(options, time_ms),
+        training={
+            "data_sha256": dataset.digest(options.data),
+            "format": options.format,
+            "where": list(options.where),
+            "legit_weight": options.legit_weight,
+            "rows": {part: len(getattr(parts, part)) for part in ("train", "validation", "test")},
+            "frauds": {part: int(data.labels[getattr(parts, part)].sum()) for part in ("train", "validation", "test")},
+            "split": parts.kind,
+            "seed": options.seed,
+            "features": options.features,
+            "balance": fit.balance,
+            "params": dict(fit.params),
+            "smote_rows": fit.synthetic_rows,
+            "search": search,
+            "costs": asdict(options.costs),
+        },
+        libraries={
+            "python": platform.python_version(),
+            **{name: _installed(name) for name in ("numpy", "xgboost", "scikit-learn", "imbalanced-learn", "pandas")},
+        },
+        files={},
+    )
+
+
+def _installed(name: str) -> str:
+    for candidate in (f"{name}-cpu", name):
+        with contextlib.suppress(Exception):
+            return installed(candidate)
+    return "unknown"
+
+
+def _files(fit: Fit, data: _Data, parts: split.Split, rules: bytes) -> dict[str, bytes]:
+    """All the service needs, and ``model.ubj`` for audit. ``metrics.json`` is replaced once there are figures."""
+    load_rules(rules, fit.features.columns)
+    booster = fit.pipeline["xgb"].get_booster()
+    return {
+        "forest.npz": pack(fit.flat),
+        "model.ubj": bytes(booster.save_raw("ubj")),
+        "golden.json": _golden(fit, data.columns[parts.validation]),
+        "reference.json": _reference(fit, data.columns[parts.train], data.columns[parts.validation]),
+        "rules.yaml": rules,
+        "metrics.json": b"{}",
+    }
+
+
+def _golden(fit: Fit, columns: Floats) -> bytes:
+    """Rows with what they scored here, by XGBoost and scikit-learn; half of them with some columns taken away."""
+    rng = np.random.default_rng(11)
+    rows = columns[np.linspace(0, len(columns) - 1, GOLDEN_ROWS).astype(np.intp)].copy()
+    holes = rng.random(rows.shape) < 0.3
+    holes[: len(rows) // 2] = False
+    rows[holes] = np.nan
+    margins = fit.pipeline.decision_function(rows)
+    probability = fit.estimator.predict_proba(rows)[:, 1]
+    return _json(
+        {
+            "rows": [
+                {
+                    "columns": [None if np.isnan(value) else value for value in row],
+                    "margin": margin,
+                    "probability": chance,
+                }
+                for row, margin, chance in zip(rows.tolist(), margins.tolist(), probability.tolist(), strict=True)
+            ]
+        }
+    )
+
+
+def _reference(fit: Fit, train: Floats, validation: Floats) -> bytes:
+    """What drift is measured against: for each picked column the deciles of the training rows and its missing share,
+    and the deciles of the score on the validation rows.
+    """
+    grid = np.linspace(0, 1, 11)
+    columns = {}
+    for name, position in zip(fit.features.picked, fit.features.index.tolist(), strict=True):
+        values = train[:, position]
+        present = values[~np.isnan(values)]
+        edges = np.quantile(present, grid) if len(present) else np.array([])
+        columns[name] = {"deciles": edges.tolist(), "missing": 1.0 - len(present) / len(values)}
+    score = fit.estimator.predict_proba(validation)[:, 1]
+    return _json({"columns": columns, "score": {"deciles": np.quantile(score, grid).tolist()}})
+
+
+@contextlib.contextmanager
+def _sealed_for_now(manifest: Manifest, files: Mapping[str, bytes]) -> Iterator[Served]:
+    """The bundle sealed with a throw-away key in a throw-away folder, opened as the service opens it."""
+    key = SigningKey.generate("throw-away")
+    with tempfile.TemporaryDirectory() as folder:
+        sealed = bundles.seal(Path(folder), manifest, files, key)
+        yield load(bundles.open_folder(sealed, bundles.parse_public_keys(key.public_line())))
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, allow_nan=False).encode()
