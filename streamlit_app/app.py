@@ -15,7 +15,9 @@ from streamlit_app import connection  # noqa: E402  (the path comes first)
 # An emoji, because Streamlit's browser code loads a Material icon for the tab from the internet.
 st.set_page_config(page_title="Fraud console", page_icon="🛡️", layout="wide", initial_sidebar_state=250)
 
-page = st.navigation([st.Page("pages/score.py", title="Score", icon=":material/speed:", default=True)])
+# The folder is not called pages/: Streamlit would take it for its older kind of app, and show its files without this
+# one to whoever is the first to open a deep link after a start.
+page = st.navigation([st.Page("views/score.py", title="Score", icon=":material/speed:", default=True)])
 
 page.run()
 

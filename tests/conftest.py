@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from fraud_api_lambda.bundle import parse_public_keys
-
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 _DATA = "FRAUD_TEST_DATA"
 
@@ -61,6 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             assert time.monotonic() < deadline, "the test process that trains the small bundle has not finished"
             time.sleep(0.2)
     else:
+        from fraud_api_lambda.bundle import parse_public_keys
         from training import synthetic
         from training.publish import publish
         from training.train import Options, development_key, run

@@ -43,7 +43,7 @@ def run(folder: Path, text: str, *, ci: bool) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(folder)],
         cwd=folder,
-        env={**environment, **({"CI": "true"} if ci else {})},
+        env={**environment, "PYTHONPATH": str(HERE.parent), **({"CI": "true"} if ci else {})},
         capture_output=True,
         text=True,
     )

@@ -19,7 +19,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
@@ -43,8 +43,20 @@ _NUMBERS = ("amount", *BALANCES, "lat", "long")
 _TEXTS = ("transaction_id", "currency", "customer_id", "counterparty_id", "device_id", "fraud_scenario")
 _TIMES = ("timestamp", "step", "label_timestamp")
 #: Every field a mapping may fill, in the order of the canonical frame.
-FIELDS = ("transaction_id", "timestamp", "step", "type", "customer_id", "counterparty_id", "device_id", "amount")
-FIELDS += ("currency", *BALANCES, "lat", "long", "is_fraud", "fraud_scenario", "label_timestamp")
+FIELDS: tuple[str, ...] = (
+    *(
+        "transaction_id",
+        "timestamp",
+        "step",
+        "type",
+        "customer_id",
+        "counterparty_id",
+        "device_id",
+        "amount",
+        "currency",
+    ),
+    *(*BALANCES, "lat", "long", "is_fraud", "fraud_scenario", "label_timestamp"),
+)
 
 #: Lowest and highest legal value, as the service's Transaction has them.
 _RANGES = {"amount": (0.0, 1e9), **dict.fromkeys(BALANCES, (0.0, 1e12)), "lat": (-90.0, 90.0), "long": (-180.0, 180.0)}
@@ -128,8 +140,10 @@ def load(
     if not frames:
         _no_match(parts, filters)
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    if "transaction_id" in frame and (twice := frame["transaction_id"].dropna().duplicated()).any():
-        _refuse_duplicate(frame, int(twice.index[twice.to_numpy().argmax()]))
+    if "transaction_id" in frame:
+        twice = (frame["transaction_id"].duplicated() & frame["transaction_id"].notna()).to_numpy()
+        if twice.any():
+            _refuse_duplicate(frame, int(twice.argmax()))
     if require_fraud and not frame["is_fraud"].any():
         raise DataError(
             f"{path}: column '{frame.attrs['label']}' marks none of the {len(frame):,} rows as fraud; there is nothing "
@@ -257,7 +271,7 @@ class _Part:
     @cached_property
     def is_parquet(self) -> bool:
         with pa.input_stream(self.source, compression=None) as stream:
-            magic = stream.read(4) == b"PAR1"
+            magic = bool(stream.read(4) == b"PAR1")
         if not magic and self.name.endswith((".parquet", ".pq")):
             raise DataError(f"{self.name}: is not a Parquet file, or was cut off.")
         return magic
@@ -266,7 +280,7 @@ class _Part:
         """The names of the file's columns."""
         if self.is_parquet:
             with self._refusing():
-                return list(pq.read_schema(pa.input_stream(self.source) if self._in_memory else self.source).names)
+                return list(pq.read_schema(pa.BufferReader(self.source) if self._in_memory else self.source).names)
         with self._refusing(), self.open() as stream:
             head = stream.read(1 << 20).decode("utf-8-sig", errors="replace")
         names = next(csv.reader(io.StringIO(head, newline=""), delimiter=self.delimiter), [])
@@ -352,7 +366,12 @@ def _s3(url: str) -> tuple[Any, str]:
     if not bucket:
         raise DataError(f"{url}: names no bucket; write s3://BUCKET/FILE.")
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-    return S3Store(bucket, client_options={"allow_http": endpoint.startswith("http://")}), key
+    plain = endpoint.startswith("http://")
+    return S3Store(
+        bucket,
+        client_options={"allow_http": plain, "connect_timeout": "5s", "timeout": "10m"},
+        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
+    ), key
 
 
 def _parts(path: str) -> list[_Part]:
@@ -433,14 +452,14 @@ def _guess(field: str, has: list[str]) -> str | None:
 def _mapped(part: _Part, mapping: str | None, has: list[str]) -> list[_Line]:
     needed = {field: _guess(field, has) or f"YOUR_{field.upper()}_COLUMN" for field in _ALSO_CALLED}
     if mapping is None:
-        lines = ", ".join(f"{field}: {column}" for field, column in needed.items())
+        line = ", ".join(f"{field}: {column}" for field, column in needed.items())
         raise DataError(
             f"{part.name}: format csv needs a mapping file (--mapping FILE). Begin it with the line "
-            f"`columns: {{{lines}}}`. Columns are: {', '.join(has[:40])}."
+            f"`columns: {{{line}}}`. Columns are: {', '.join(has[:40])}."
         )
     spec = _read_mapping(mapping)
     columns, values = _section(mapping, spec, "columns"), _section(mapping, spec, "values")
-    lines = []
+    lines: list[_Line] = []
     for field, told in columns.items():
         if field not in FIELDS:
             close = difflib.get_close_matches(field, FIELDS, n=1)
@@ -455,11 +474,11 @@ def _mapped(part: _Part, mapping: str | None, has: list[str]) -> list[_Line]:
             raise DataError(f"{mapping}: values: write `{field}: {{theirs: ours}}`, for a field named under columns.")
         lines = [replace(line, values=table) if line.field == field else line for line in lines]
     lines += _attribute_lines(mapping, part, spec.get("attributes", []), has)
-    told = {line.field for line in lines}
-    if {"timestamp", "step"} <= told:
+    filled = {line.field for line in lines}
+    if {"timestamp", "step"} <= filled:
         raise DataError(f"{mapping}: columns: give either timestamp or step, not both.")
     for field, column in needed.items():
-        if field not in told and not (field == "timestamp" and "step" in told):
+        if field not in filled and not (field == "timestamp" and "step" in filled):
             raise DataError(
                 f"{mapping}: '{field}' has no line. Under `columns:` write `{field}: {column}`. "
                 f"Columns of {part.name} are: {', '.join(has[:40])}."
@@ -589,10 +608,11 @@ class _Column:
         """As Arrow strings: whole numbers without a point, empty text as null, ``values`` applied."""
         data, kind = self.data, self.data.type
         if pa.types.is_floating(kind):
+            # Whole numbers with gaps are stored as floats by many writers.
             numbers = data.to_numpy()
-            with np.errstate(invalid="ignore"):
-                self.refuse(~self.null & (numbers != np.floor(numbers)), "{} is neither text nor a whole number")
-            data = pc.cast(data, pa.int64())
+            whole = np.isnan(numbers) | (np.isfinite(numbers) & (numbers == np.floor(numbers)))
+            self.refuse(~whole, "{} is neither text nor a whole number")
+            data = pc.cast(pa.array(numbers, from_pandas=True), pa.int64())
         elif not any(test(kind) for test in _TEXTUAL):
             self.stop(f" is of type {kind}; it must be text or whole numbers.")
         data = pc.cast(data, pa.string())
@@ -607,7 +627,7 @@ class _Column:
         """As float64, null as NaN; what is written but is no finite number is refused."""
         kind = self.data.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            found = pd.to_numeric(self.data.to_pandas(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            found: npt.NDArray[np.float64] = _to_numbers(self.data)
             self.refuse(np.isnan(found) & ~self.null, "{} is not a number")
         elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
             found = np.array(self.data.cast(pa.float64()).to_numpy(), dtype=np.float64)
@@ -689,8 +709,10 @@ def _canonical(part: _Part, format: str, mapping: str | None, filters: Mapping[s
     lines = _plan(part, format, mapping, has)
     kinds: dict[str, Any] = {column: pa.string() for column in filters}
     for line in lines:
-        # One column may fill two fields (a time that is also an attribute): then the file decides its type.
-        kinds[line.column] = line.read_as if line.column not in kinds else kinds[line.column] and line.read_as
+        # One column may serve twice (a time that is also an attribute); text can become whatever either wants.
+        before, wanted = kinds.get(line.column), line.read_as
+        clash = before is not None and wanted is not None and before != wanted
+        kinds[line.column] = pa.string() if clash else before or wanted
     table = part.read(kinds)
     table = _untemporal(part, table, lines, kinds)
     if not len(table):
@@ -745,8 +767,8 @@ def _field(column: _Column) -> dict[str, Any]:
     if field == "type":
         codes = pc.index_in(text, value_set=pa.array(TYPES))
         column.refuse(pc.and_(pc.is_null(codes), pc.is_valid(text)), f"{{}} is no type; choices are {', '.join(TYPES)}")
-        found = np.asarray(pc.fill_null(codes, -1), dtype=np.int8)
-        return {field: pd.Categorical.from_codes(found, categories=list(TYPES))}
+        found: npt.NDArray[np.int64] = np.asarray(pc.fill_null(codes, -1), dtype=np.int64)
+        return {field: pd.Categorical.from_codes(found, categories=pd.Index(TYPES))}
     if field == "fraud_scenario":
         return {field: pc.if_else(pc.is_in(text, value_set=pa.array(["0"])), None, text).to_pandas()}
     if field == "currency":
@@ -795,17 +817,24 @@ def _parse_where(where: Sequence[str]) -> dict[str, list[str]]:
     return filters
 
 
+def _to_numbers(text: Any) -> npt.NDArray[np.float64]:
+    """Arrow strings as float64; what is no number is NaN."""
+    found = pd.to_numeric(text.to_pandas(), errors="coerce")
+    return np.asarray(found.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
 def _matches(data: Any, wanted: list[str]) -> npt.NDArray[np.bool_]:
     """Which rows hold one of ``wanted``, as text, or as numbers where both are."""
     kind = data.type
     if pa.types.is_dictionary(kind):
         data = pc.cast(data, kind.value_type)
         kind = data.type
+    numbers = [float(value) for value in wanted if re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", value)]
     if pa.types.is_floating(kind) or pa.types.is_integer(kind):
-        numbers = [float(value) for value in wanted if re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", value)]
         return np.isin(np.array(data.cast(pa.float64()).to_numpy()), numbers)
     text = pc.cast(data, pa.string())
-    return np.asarray(pc.fill_null(pc.is_in(text, value_set=pa.array(wanted, pa.string())), False))
+    keep = np.asarray(pc.is_in(text, value_set=pa.array(wanted, pa.string())))
+    return keep | np.isin(_to_numbers(text), numbers) if numbers else keep
 
 
 def _no_match(parts: list[_Part], filters: Mapping[str, list[str]]) -> NoReturn:

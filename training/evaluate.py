@@ -1,5 +1,6 @@
 """A frame scored through a sealed bundle, as the service opens it: the only way a figure of ours comes about."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,16 @@ def open_for_evaluation(path: str, keys_dir: Path) -> Served:
     public_keys = trusted_keys(keys_dir)
     if "://" in path:
         return load(bundles.open_bundle(path, public_keys))
-    folder = Path(path)
-    if (folder / "current").is_file():
-        return load(bundles.open_bundle(f"file://{folder / 'current'}", public_keys))
-    if (folder / bundles.MANIFEST).is_file():
-        return load(bundles.open_folder(folder, public_keys))
-    if folder.name == "current" and folder.is_file():
-        return load(bundles.open_bundle(f"file://{folder}", public_keys))
+    return load(bundles.open_folder(sealed_folder(Path(path), public_keys), public_keys))
+
+
+def sealed_folder(path: Path, public_keys: Mapping[str, bytes]) -> Path:
+    """The bundle's own folder, from that folder, from a folder with a ``current`` pointer, or from the pointer."""
+    pointer = path / "current" if path.is_dir() else path
+    if pointer.is_file():
+        return pointer.parent / bundles.read_pointer(f"file://{pointer}", public_keys).version
+    if (path / bundles.MANIFEST).is_file():
+        return path
     raise BundleMissing(f"{path} is neither a bundle (with {bundles.MANIFEST}) nor a folder with a 'current' pointer.")
 
 

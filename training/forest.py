@@ -17,12 +17,12 @@ _Test = tuple[float, float, bool, float]
 
 def flatten(booster: xgb.Booster, width: int) -> Forest:
     """The booster's trees over ``width`` features. Raises ``BundleRefused`` for a booster of another kind."""
-    learner = json.loads(booster.save_raw("json"))["learner"]
+    whole = json.loads(booster.save_raw("json"))
+    learner = whole["learner"]
     model = learner["gradient_booster"]
     if model["name"] != "gbtree" or learner["objective"]["name"] != "binary:logistic":
         raise BundleRefused("Only binary:logistic models of gbtree can be sealed.")
-    base = float(str(learner["learner_model_param"]["base_score"]).strip("[]"))
-    bias = float(np.float32(math.log(base / (1 - base))))
+    bias = _bias(whole, width)
     trees = [_breadth_first(tree) for tree in model["model"]["trees"]]
     offsets = np.cumsum([0, *(len(tree["feature"]) for tree in trees)])
     joined = {
@@ -45,6 +45,20 @@ def flatten(booster: xgb.Booster, width: int) -> Forest:
         missing_left=missing_left,
         tables=tables,
     )
+
+
+def _bias(whole: dict[str, Any], width: int) -> float:
+    """The margin before any tree, as XGBoost itself computes it: what it predicts when every leaf is worth nothing.
+
+    The model file holds it as a probability; taking its log-odds here could round differently by one place.
+    """
+    empty = json.loads(json.dumps(whole))
+    for tree in empty["learner"]["gradient_booster"]["model"]["trees"]:
+        leaf = np.array(tree["left_children"]) < 0
+        tree["split_conditions"] = np.where(leaf, 0.0, tree["split_conditions"]).tolist()
+    bare = xgb.Booster({"nthread": 1})
+    bare.load_model(bytearray(json.dumps(empty).encode()))
+    return float(bare.inplace_predict(np.zeros((1, width), np.float32), predict_type="margin")[0])
 
 
 def _breadth_first(tree: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:

@@ -66,7 +66,7 @@ def columns(frame: pd.DataFrame, features: FeatureSet, rates: RateTable) -> Floa
     factor = _factors(frame, rates)
     out = np.full((n, len(features.columns)), np.nan)
     zone = features.time_zone
-    _all_rows(
+    _all_rows(  # type: ignore[call-arg]  # numba's stubs know no arguments
         frame["time_ms"].to_numpy(np.int64),
         np.rint(frame["amount"].to_numpy(np.float64) * factor),
         type_codes(frame),
@@ -109,7 +109,8 @@ def type_codes(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
     """Positions in ``schemas.TYPES``, -1 where absent, (n,)."""
     if "type" not in frame:
         return np.full(len(frame), -1, np.int64)
-    return frame["type"].cat.set_categories(TYPES).cat.codes.to_numpy(np.int64)
+    codes: npt.NDArray[np.int64] = frame["type"].cat.set_categories(TYPES).cat.codes.to_numpy().astype(np.int64)
+    return codes
 
 
 def events(frame: pd.DataFrame, rates: RateTable) -> Any:
@@ -119,7 +120,7 @@ def events(frame: pd.DataFrame, rates: RateTable) -> Any:
     currency = frame["currency"].fillna(rates.base).tolist() if "currency" in frame else [rates.base] * len(frame)
     ids = [texts[name].tolist() if name in texts else [None] * len(frame) for name in names]
     attributes = [name for name in frame.columns if name.startswith("attributes.")]
-    rows: list[dict[str, Any]] = (
+    rows: list[Any] = (
         frame[attributes].rename(columns=lambda name: name.removeprefix("attributes.")).to_dict("records")
         if attributes
         else [{}] * len(frame)

@@ -402,7 +402,7 @@ def _ask(stack: Stack, key: str, served: str | BundleError, wait_s: float, pause
         health = _call("GET", f"{url}/health", key, None, _COLD_S)
         if health.status != 403 or time.monotonic() > until:
             break
-        time.sleep(pause_s)
+        time.sleep(max(0.0, min(pause_s, until - time.monotonic())))
     mend = "The key is not known to the gateway: deploy again." if health.status == 403 else logs
     checks.append(_check("GET /health", health, health.status == 200 and health.json.get("status") == "ok", mend))
     if not checks[-1].ok:
@@ -422,7 +422,7 @@ def _ask(stack: Stack, key: str, served: str | BundleError, wait_s: float, pause
         right = ready.status == 200 and ready.json.get("model_version") == served
         if right or time.monotonic() > until:
             break
-        time.sleep(pause_s)
+        time.sleep(max(0.0, min(pause_s, until - time.monotonic())))
     checks.append(_check("GET /ready", ready, right, _mend_model(stack, served), _said(ready, served)))
 
     body = json.dumps({"transaction_id": f"smoke-{secrets.token_hex(8)}", **SMOKE_TRANSACTION})
@@ -638,7 +638,7 @@ def _delete(session: boto3.Session, stack: str, wait_s: float, pause_s: float) -
         f"{item.get('PhysicalResourceId') or item['LogicalResourceId']} ({item['ResourceType']}), kept by its policy"
         for page in pages
         for item in page["StackResourceSummaries"]
-        if item["ResourceStatus"] not in {"DELETE_COMPLETE", "CREATE_FAILED"}
+        if item["ResourceStatus"] == "DELETE_SKIPPED"
     ]
 
 

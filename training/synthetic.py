@@ -53,11 +53,11 @@ Bools = npt.NDArray[np.bool_]
 
 #: Scenario -> share of the fraudulent rows, when all are on.
 SCENARIOS: dict[str, float] = {
-    "card_testing": 0.09,
-    "drain_cash_out": 0.36,
-    "stolen_card_abroad": 0.11,
-    "night_spree": 0.28,
-    "mule_fan_in": 0.08,
+    "card_testing": 0.07,
+    "drain_cash_out": 0.40,
+    "stolen_card_abroad": 0.08,
+    "night_spree": 0.31,
+    "mule_fan_in": 0.06,
     "slow_takeover": 0.04,
     "compromised_merchant": 0.04,
 }
@@ -145,12 +145,8 @@ class _Rows:
         return _Rows(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(_Rows)))
 
 
-_NO_ROWS = _Rows(
-    *(
-        np.zeros((0, 2) if column.name == "place" else 0, np.float64 if column.name in ("place", "share") else np.int64)
-        for column in fields(_Rows)
-    )
-)
+_NONE, _NOTHING = np.zeros(0, dtype=np.int64), np.zeros((0, 2))
+_NO_ROWS = _Rows(_NONE, _NONE, _NONE, _NONE, _NONE, _NONE, _NOTHING, _NONE, _NONE, np.zeros(0))
 
 
 def generate(
@@ -274,7 +270,7 @@ def _make_world(rng: np.random.Generator, rows: int, days: int) -> _World:
         payees=rng.integers(0, customers, (people, _FAVOURITE_PAYEES)),
         popularity=np.cumsum(popularity) / popularity.sum(),
         opening=100 * scale * _lognormal(rng, np.where(fringed, 2.0, 14.0), 0.9, people),
-        cushion=100 * scale * _lognormal(rng, 5.0, 0.8, people),
+        cushion=100 * scale * _lognormal(rng, np.where(fringed, 0.7, 5.0), 0.8, people),
     )
 
 
@@ -377,7 +373,8 @@ def _receivers(rng: np.random.Generator, world: _World, sender: Ints, kind: Ints
     )
     payee = world.payees[sender, rng.integers(0, _FAVOURITE_PAYEES, n)]
     payee = np.where(habit > 0.65, rng.integers(0, world.customers, n), payee)
-    payee = np.where(habit > 0.8, rng.integers(world.customers, world.people, n), payee)
+    fringe = (habit > 0.85) & ~world.business[sender]
+    payee = np.where(fringe, rng.integers(world.customers, world.people, n), payee)
     payee = np.where(payee == sender, (payee + 1) % world.people, payee)
     cash = world.people + (sender + (habit > 0.8) * rng.integers(0, world.agents, n)) % world.agents
     biller = world.first_biller + (sender + rng.integers(0, 3, n)) % world.billers
@@ -492,13 +489,13 @@ def _card_testing(rng: np.random.Generator, world: _World, group: _Incidents) ->
 def _drain_cash_out(rng: np.random.Generator, world: _World, group: _Incidents) -> _Drawn:
     n = len(group)
     victim, mule = _customers(rng, world, group.count)[group.of], _mules(rng, world, group.count)[group.of]
-    transfers = (1 + (rng.random(group.count) < 0.25))[group.of]
+    transfers = (1 + (rng.random(group.count) < 0.2))[group.of]
     moving = group.at < transfers
     start = group.start(rng, 12 * _HOUR, (6, 24)) + rng.integers(0, 19 * _MINUTE, n)
     whole, first = rng.uniform(0.85, 1.0, group.count)[group.of], rng.uniform(0.35, 0.6, group.count)[group.of]
     piece = np.where(transfers == 1, 1.0, np.where(group.at == 0, first, 1 - first))
     # The mule draws most of it at once, then most of the rest, and keeps a little back.
-    drawn = np.where(group.at < group.size - 1, 0.7, 1.0) * 0.3 ** np.maximum(group.at - transfers, 0)
+    drawn = np.where(group.at < group.size - 1, 0.75, 1.0) * 0.25 ** np.maximum(group.at - transfers, 0)
     return _Drawn(
         time=start + group.at * 20 * _MINUTE + np.where(moving, 0, _HOUR),
         type=np.where(moving, _TRANSFER, _CASH_OUT),
@@ -535,7 +532,7 @@ def _night_spree(rng: np.random.Generator, world: _World, group: _Incidents) -> 
         type=np.full(n, _PAYMENT),
         sender=sender,
         receiver=_shops(rng, world, n),
-        amount=world.scale[sender] * _lognormal(rng, 6.0, 0.5, n),
+        amount=world.scale[sender] * _lognormal(rng, 7.0, 0.5, n),
         foreign_device=True,
     )
 
@@ -551,7 +548,7 @@ def _mule_fan_in(rng: np.random.Generator, world: _World, group: _Incidents) -> 
         sender=np.where(leaving, mule, sender),
         receiver=np.where(leaving, world.people + rng.integers(0, world.agents, n), mule),
         amount=world.scale[sender] * _lognormal(rng, 1.8, 0.45, n),
-        share=np.where(leaving, rng.uniform(0.3, 0.48, n), 0.0),
+        share=np.where(leaving, rng.uniform(0.42, 0.5, n), 0.0),
     )
 
 
@@ -727,13 +724,15 @@ def _frame(
     others = [f"A{100 + at}" for at in range(world.agents)]
     others += [f"M{10_000 + at}" for at in rng.permutation(world.merchants)]
     others += [f"B{100 + at}" for at in range(world.billers)]
-    device_names = [f"D{1_000_000 + at}" for at in rng.permutation(int(max(rows.device.max(), 0)) + 1)]
+    device_names = [f"D{1_000_000 + at}" for at in rng.permutation(int(rows.device.max()) + 1)]
     delay = np.clip(_lognormal(rng, 4.0, 0.6, n), 0.1, 45.0)
     return pd.DataFrame(
         {
             "transaction_id": pd.Series([f"S{seed}-{at:08d}" for at in range(n)], dtype="str"),
             "time_ms": time_ms,
-            "type": pd.Categorical.from_codes(np.where(sparse, -1, rows.type), categories=list(TYPES)),
+            "type": pd.Categorical.from_codes(
+                np.where(sparse, -1, rows.type).astype(np.int64), categories=pd.Index(TYPES)
+            ),
             "customer_id": _named(people, np.where(rng.random(n) < 0.003, -1, rows.sender)),
             "counterparty_id": _named(people + others, np.where(rng.random(n) < 0.005, -1, rows.receiver)),
             "device_id": _named(device_names, np.where(sparse, -1, rows.device)),

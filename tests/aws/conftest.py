@@ -115,7 +115,10 @@ def deploy(aws: str, expanded: Mapping[str, Any]) -> Callable[..., dict[str, str
         change = client.update_stack if name in stacks else client.create_stack
         change(StackName=name, TemplateBody=body, Tags=[{"Key": k, "Value": v} for k, v in (tags or {}).items()])
         made = client.describe_stacks(StackName=name)["Stacks"][0]
-        return {item["OutputKey"]: item["OutputValue"] for item in made["Outputs"]}
+        values = {item["OutputKey"]: item["OutputValue"] for item in made["Outputs"]}
+        versioning = resources["ModelBucket"]["Properties"]["VersioningConfiguration"]  # moto makes the bucket without
+        boto3.client("s3").put_bucket_versioning(Bucket=values["BucketName"], VersioningConfiguration=versioning)
+        return values
 
     return make
 

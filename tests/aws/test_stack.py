@@ -18,7 +18,10 @@ from fraud_api_lambda.errors import BundleError
 from training import stack as stacks
 from training.stack import StackError, destroy, publish_to_stack, read_stack, smoke
 
-pytestmark = pytest.mark.server
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.filterwarnings("ignore:Tried to parse AWS..S3..BucketPolicy"),  # moto makes none
+]
 Deploy = Callable[..., dict[str, str]]
 EVENTS = Path(__file__).resolve().parents[2] / "events"
 
@@ -278,7 +281,7 @@ class Gateway:
         return entry
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-        given = headers.get("X-API-Key")
+        given = headers.get("x-api-key")
         right = boto3.client("apigateway").get_api_key(apiKey=self.outputs["ApiKeyId"], includeValue=True)["value"]
         if given is not None and self.unknown_for:
             self.unknown_for -= 1
@@ -308,7 +311,9 @@ def gateway(deploy: Deploy) -> Iterator[Gateway]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            answer = stand_in.answer(self.command, self.path, dict(self.headers.items()), body)
+            answer = stand_in.answer(
+                self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body
+            )
             text = answer["body"].encode()
             headers = {name: values[0] for name, values in answer.get("multiValueHeaders", {}).items()}
             self.send_response(answer["statusCode"])

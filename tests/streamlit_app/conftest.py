@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -70,6 +71,23 @@ def rules_only_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("rules-only")
     with serve(folder, FRAUD_MODEL_URL="file://models/current") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def with_model_url(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The real service with a really trained bundle."""
+    environment = {
+        "FRAUD_MODEL_URL": f"file://{trained.root}/models/current",
+        "FRAUD_MODEL_PUBLIC_KEYS": f"file://{trained.root}/keys/development.pub",
+    }
+    with serve(tmp_path_factory.mktemp("with-model"), **environment) as url:
+        yield url
+
+
+@pytest.fixture(params=["rules_only_url", "with_model_url"])
+def real_url(request: pytest.FixtureRequest) -> str:
+    """The real service, once without and once with a model."""
+    return str(request.getfixturevalue(request.param))
 
 
 @pytest.fixture

@@ -174,6 +174,7 @@ def fields() -> None:
         for column, name in zip(st.columns(2), names, strict=True):
             column.number_input(
                 labels[form.BALANCES.index(name)],
+                value=None,
                 min_value=0.0,
                 max_value=1e12,
                 step=1.0,

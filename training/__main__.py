@@ -1,0 +1,407 @@
+"""``python -m training``: one training run and what surrounds it, as commands.
+
+Modules are imported inside the commands: ``--help`` answers at once, and ``smoke`` needs no scikit-learn. Exit codes:
+0 done, 1 refused or failed (one line on stderr says why and what to do), 2 the command line itself is wrong.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else.")]
+Data = Annotated[str, typer.Option(help="CSV or Parquet file, a folder of them, or either on s3://.")]
+Format = Annotated[str, typer.Option(help="paysim, handbook, csv (with --mapping) or synthetic.")]
+Mapping_ = Annotated[str | None, typer.Option("--mapping", help="YAML file that names your columns (format csv).")]
+Where = Annotated[list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE; may be repeated.")]
+LegitWeight = Annotated[float, typer.Option(help="Weight of each legitimate row, for samples of frauds and controls.")]
+Keys = Annotated[Path, typer.Option("--keys", help="Folder of signing keys.")]
+Models = Annotated[Path, typer.Option("--models", help="Folder of bundles.")]
+Stack = Annotated[str | None, typer.Option(help="Name of a deployed stack.")]
+Region = Annotated[str | None, typer.Option(help="AWS region; default: the environment's.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+
+
+@app.command()
+def generate(
+    rows: Annotated[int, typer.Option(min=1_000, max=20_000_000)] = 200_000,
+    seed: Seed = 7,
+    out: Annotated[Path, typer.Option(help=".csv or .parquet")] = Path("data/synthetic.parquet"),
+    as_json: Json = False,
+) -> None:
+    """Make transactions of customers with habits, and frauds in documented scenarios."""
+    with _one_line():
+        from .synthetic import generate as make
+        from .synthetic import write
+
+        frame = make(rows, seed)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write(frame, out)
+    frauds = int(frame["is_fraud"].sum())
+    _print(
+        as_json,
+        {"out": str(out), "rows": len(frame), "frauds": frauds},
+        f"{len(frame):,} rows, {frauds:,} frauds: {out}",
+    )
+
+
+@app.command()
+def run(
+    data: Data,
+    format: Format = "csv",
+    out: Annotated[Path, typer.Option(help="Folder the bundle is written into.")] = Path("out"),
+    mapping: Mapping_ = None,
+    where: Where = None,
+    legit_weight: LegitWeight = 1.0,
+    seed: Seed = 7,
+    features: Annotated[str, typer.Option(help="pre: known before authorisation; posted: new balances too.")] = "pre",
+    champion: Annotated[str, typer.Option(help="xgboost (with SMOTE) or auto (the best of the ablation).")] = "xgboost",
+    split: Annotated[str, typer.Option(help="time or random.")] = "time",
+    train: Annotated[str | None, typer.Option(help="Days to learn from: 2018-07-25..2018-07-31.")] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Days to calibrate on; default: the last fifth of --train.")
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="Days to judge on.")] = None,
+    delay: Annotated[
+        str | None, typer.Option(help="Label delay: 7d, 36h; default: 7 days or a tenth of the span.")
+    ] = None,
+    cv: Annotated[int, typer.Option(help="Also judge every row once in so many folds.", min=0, max=20)] = 0,
+    tune: Annotated[int, typer.Option(help="Candidates the randomised search tries; 0: none.", min=0, max=500)] = 4,
+    rules: Annotated[str | None, typer.Option(help="Rules file to seal into the bundle.")] = None,
+    rates: Annotated[str | None, typer.Option(help="YAML file of dated exchange rates to the base currency.")] = None,
+    base_currency: Annotated[str, typer.Option(help="ISO 4217.")] = "USD",
+    time_zone: Annotated[str, typer.Option(help="IANA name; hours, days and night are local to it.")] = "UTC",
+    capacity: Annotated[float, typer.Option(help="Most transactions that people can review, as a share.")] = 0.01,
+    review_cost: Annotated[float, typer.Option(help="Of one review, in the base currency.")] = 5.0,
+    false_decline_cost: Annotated[float, typer.Option(help="Of declining a legitimate transaction.")] = 20.0,
+    decline_precision: Annotated[float, typer.Option(help="Least share of frauds among what is declined.")] = 0.5,
+    flag_precision: Annotated[float, typer.Option(help="Least share of frauds among what is flagged at all.")] = 0.0,
+    ablation: Annotated[bool, typer.Option(help="Also train without SMOTE, weighted, without balances.")] = True,
+    keys: Keys = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Train, evaluate and seal a bundle. The pointer is not touched: see publish."""
+    _choice("--features", features, ("pre", "posted"))
+    _choice("--champion", champion, ("xgboost", "auto"))
+    _choice("--split", split, ("time", "random"))
+    with _one_line(), _progress() as progress:
+        from . import train as training
+        from .metrics import Costs
+        from .split import parse_delay
+
+        options = training.Options(
+            data=data,
+            format=format,
+            mapping=mapping,
+            where=tuple(where or ()),
+            legit_weight=legit_weight,
+            seed=seed,
+            features=features,  # type: ignore[arg-type]  # checked above, as the next two
+            champion=champion,  # type: ignore[arg-type]
+            split=split,  # type: ignore[arg-type]
+            train_range=train,
+            validation_range=validation,
+            test_range=test,
+            delay_ms=None if delay is None else parse_delay(delay),
+            folds=cv,
+            tune=tune,
+            rules=rules,
+            time_zone=time_zone,
+            base_currency=base_currency,
+            rates=_yaml(rates),
+            costs=Costs(
+                capacity=capacity,
+                review_cost=review_cost,
+                false_decline_cost=false_decline_cost,
+                decline_precision=decline_precision,
+                flag_precision=flag_precision,
+            ),
+            ablation=ablation,
+        )
+        result = training.run(options, out, training.development_key(keys), progress=progress)
+    figures = result.metrics["test"]
+    summary = {
+        "bundle": str(result.bundle),
+        "version": result.version,
+        "seconds": round(result.seconds, 1),
+        "test": _headline(figures),
+        "ablation": [{"name": row["name"], **_headline(row["metrics"])} for row in result.metrics["ablation"]],
+    }
+    if "cross_validation" in result.metrics:
+        summary["cross_validation"] = result.metrics["cross_validation"]
+    _print(as_json, summary, _summary(result.bundle, figures, result.metrics.get("cross_validation"), result.seconds))
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[str, typer.Option(help="A bundle, a folder with a 'current' pointer, or a pointer's URL.")],
+    data: Data,
+    format: Format = "csv",
+    mapping: Mapping_ = None,
+    where: Where = None,
+    legit_weight: LegitWeight = 1.0,
+    seed: Seed = 0,
+    keys: Keys = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Score a file through a sealed bundle, as the service opens it, and measure."""
+    with _one_line():
+        from . import dataset, metrics
+        from . import evaluate as judge
+        from .metrics import Costs
+
+        served = judge.open_for_evaluation(bundle, keys)
+        frame = dataset.load(data, format, mapping=mapping, where=tuple(where or ()), legit_weight=legit_weight)
+        scored = judge.score(served, frame)
+        costs = Costs(**served.bundle.manifest.training.get("costs", {}))
+        figures = {"version": served.version, **metrics.metrics(scored, costs=costs, seed=seed)}
+        text = metrics.classification_text(scored)
+    _print(as_json, figures, f"{text}\n{_lines(figures)}")
+
+
+@app.command()
+def report(
+    bundle: Annotated[str, typer.Option(help="A bundle, or a folder with a 'current' pointer.")] = "models",
+    out: Annotated[Path, typer.Option(help="Folder for report.html, the pictures, metrics.json, model card.")] = Path(
+        "out/report"
+    ),
+    keys: Keys = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Take the report out of a sealed bundle: one HTML page, PNGs, metrics.json, the model card."""
+    with _one_line():
+        from .evaluate import open_for_evaluation
+
+        served = open_for_evaluation(bundle, keys)
+        names = [
+            name
+            for name in served.bundle.manifest.files
+            if name.endswith(".png") or name in {"report.html", "metrics.json", "model_card.md"}
+        ]
+        out.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (out / name).write_bytes(served.bundle.read(name))
+    _print(as_json, {"version": served.version, "files": [str(out / name) for name in names]}, f"{out / 'report.html'}")
+
+
+@app.command()
+def keys(
+    name: Annotated[str, typer.Option(help="File name of the pair.")] = "development",
+    key_id: Annotated[
+        str | None, typer.Option(help="Id that signatures name; default: made from name and date.")
+    ] = None,
+    folder: Keys = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Make an Ed25519 key pair: the private half for signing, the public line for FRAUD_MODEL_PUBLIC_KEYS."""
+    import secrets
+
+    with _one_line():
+        from .train import make_key_pair
+
+        prefix = "dev" if name == "development" else name
+        made = make_key_pair(folder, name, key_id or f"{prefix}-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(2)}")
+    facts = {"key_id": made.key_id, "private": str(folder / f"{name}.key"), "public": made.public_line()}
+    _print(as_json, facts, f"{facts['private']} (keep it)\n{facts['public']}")
+
+
+@app.command()
+def publish(
+    bundle: Annotated[Path, typer.Option(help="The sealed bundle, or a folder with 'current'.")] = Path("models"),
+    to: Annotated[
+        str, typer.Option(help="Pointer to move: file://models/current or s3://bucket/models/current.")
+    ] = "file://models/current",
+    stack: Stack = None,
+    region: Region = None,
+    key: Annotated[Path | None, typer.Option(help="Private key that signs the pointer.")] = None,
+    force: Annotated[bool, typer.Option(help="Publish past the gate.")] = False,
+    rotate: Annotated[bool, typer.Option(help="With --stack: sign with a new release key.")] = False,
+    keys: Keys = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Check the gate, copy the bundle, move the signed pointer. With --stack: to a deployed stack."""
+    with _one_line():
+        if stack:
+            from .stack import publish_to_stack
+
+            done = publish_to_stack(stack, bundle, region=region, keys_dir=keys, rotate=rotate, force=force)
+            facts: dict[str, Any] = {
+                "to": done.url,
+                "version": done.version,
+                "serial": done.serial,
+                "key_id": done.key_id,
+            }
+        else:
+            from fraud_api_lambda.bundle import SigningKey
+
+            from .evaluate import sealed_folder, trusted_keys
+            from .publish import publish as send
+
+            signing = SigningKey.load(key or keys / "development.key")
+            trusted = trusted_keys(keys)
+            pointer = send(sealed_folder(bundle, trusted), to, signing, trusted, force=force)
+            facts = {"to": to, "version": pointer.version, "serial": pointer.serial, "key_id": pointer.key_id}
+    _print(as_json, facts, f"{facts['to']} -> {facts['version']} (serial {facts['serial']})")
+
+
+@app.command()
+def rollback(
+    at: Annotated[str, typer.Option(help="Pointer to move back.")] = "file://models/current",
+    to: Annotated[str | None, typer.Option(help="Version; default: the one before the current.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Private key that signs the pointer.")] = None,
+    keys: Keys = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Point back at a version that was published before. The serial grows all the same."""
+    with _one_line():
+        from fraud_api_lambda.bundle import SigningKey
+
+        from .evaluate import trusted_keys
+        from .publish import rollback as back
+
+        pointer = back(at, SigningKey.load(key or keys / "development.key"), trusted_keys(keys), to)
+    facts = {"at": at, "version": pointer.version, "serial": pointer.serial}
+    _print(as_json, facts, f"{at} -> {pointer.version} (serial {pointer.serial})")
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="Of the API.")] = 8000,
+    console_port: Annotated[int, typer.Option(help="Of the console.")] = 8501,
+    console: Annotated[bool, typer.Option(help="Serve the console too.")] = True,
+) -> None:
+    """Everything on this machine: trains the default bundle if there is none, serves API and console."""
+    from .demo import demo as serve
+
+    raise typer.Exit(serve(port=port, console_port=console_port, console=console))
+
+
+@app.command()
+def smoke(stack: Annotated[str, typer.Option(help="Name of a deployed stack.")], region: Region = None) -> None:
+    """Ask a deployed stack for decisions and check the answers."""
+    with _one_line():
+        from .stack import smoke as check
+
+        check(stack, region=region)
+
+
+@app.command()
+def destroy(
+    stack: Annotated[str, typer.Option(help="Name of a deployed stack.")],
+    region: Region = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would go.")] = False,
+) -> None:
+    """Empty a stack's buckets and delete the stack and its images."""
+    with _one_line():
+        from .stack import destroy as remove
+
+        for line in remove(stack, region=region, yes=yes):
+            typer.echo(line)
+
+
+# --- printing --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """An error made for people becomes one line on stderr and exit code 1; a fault of ours keeps its traceback."""
+    from fraud_api_lambda.errors import FraudError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        raise typer.Exit(130) from None
+    except FraudError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except Exception as error:
+        # Errors of training's own modules (DataError, StackError) say it in one line too; they need heavy imports.
+        if type(error).__module__.split(".")[0] == "training":
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+        raise
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Steps on stderr: a spinner with the time on a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda step: typer.echo(step, err=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: list[Any] = []
+
+        def step(text: str) -> None:
+            if tasks:
+                bar.update(tasks[-1], total=1, completed=1)
+            tasks.append(bar.add_task(text, total=None))
+
+        yield step
+
+
+def _print(as_json: bool, data: Mapping[str, Any], text: str) -> None:
+    typer.echo(json.dumps(data, indent=1) if as_json else text)
+
+
+def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        typer.echo(f"error: {option} is not one of its choices: {', '.join(choices)}.", err=True)
+        raise typer.Exit(2)
+
+
+def _yaml(path: str | None) -> dict[str, Any]:
+    """A rates file: ``2026-01-01: {EUR: 1.1}``, units of the base currency for one of the other."""
+    if path is None:
+        return {}
+    import yaml
+
+    from fraud_api_lambda.errors import SettingsError
+
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+        return {str(day): {str(code): float(rate) for code, rate in rates.items()} for day, rates in data.items()}
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError):
+        raise SettingsError(f"{path} is not a rates file such as  2026-01-01: {{EUR: 1.1}}") from None
+
+
+_HEADLINE = ("average_precision", "roc_auc", "recall", "precision", "f1", "ece", "recall_at_precision_0.9", "cp_at_100")
+
+
+def _headline(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: figures[name] for name in (*_HEADLINE, "fraud_rate") if name in figures}
+
+
+def _lines(figures: Mapping[str, Any]) -> str:
+    rate = figures["fraud_rate"]["weighted"]
+    shown = [f"at a fraud rate of {rate:.4%}:"]
+    for name, value in figures.items():
+        if isinstance(value, float):
+            interval = (figures.get("intervals") or {}).get(name)
+            around = f"  [{interval['low']:.4f}, {interval['high']:.4f}]" if interval else ""
+            shown.append(f"  {name:26} {value:12.4f}{around}")
+    return "\n".join(shown)
+
+
+def _summary(bundle: Path, figures: Mapping[str, Any], cross: Mapping[str, Any] | None, seconds: float) -> str:
+    parts = [_lines(figures)]
+    if cross:
+        parts.append(f"{cross['folds']}-fold cross-validation, {_lines(cross)}")
+    parts.append(f"{bundle}  ({seconds:.0f} s)")
+    parts.append(f"serve it: python -m training publish --bundle {bundle}")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    app()
