@@ -605,13 +605,16 @@ def _move(
 ) -> Pointer:
     text = manifest if isinstance(manifest, bytes) else manifest.read_bytes()
     serial = 1 if before is None else before.serial + 1
+    previous = None if before is None else before.version
+    if before is not None and previous == version:  # published again: what lay before it still does
+        previous = before.previous
     digest = hashlib.sha256(text).hexdigest()
     inner: dict[str, Any] = {
         "protocol": PROTOCOL,
         "serial": serial,
         "version": version,
         "manifest_sha256": digest,
-        "previous": None if before is None else before.version,
+        "previous": previous,
         "nonce": secrets.token_hex(8),
     }
     pointer = json.dumps(inner)
@@ -620,4 +623,4 @@ def _move(
     written, token = store.read(name)
     if written != data:
         raise PublishConflict("The pointer reads back as another one. Look at it, then publish again.")
-    return Pointer(serial, version, digest, inner["previous"], key.key_id, token)
+    return Pointer(serial, version, digest, previous, key.key_id, token)

@@ -41,7 +41,7 @@ def _all_rows(
     out: Any,
 ) -> None:
     for i in range(len(time_ms)):
-        _transaction_features(
+        _transaction_features(  # type: ignore[call-arg]  # numba's stubs know no arguments
             time_ms[i],
             _zone_offset(time_ms[i], starts, offsets),
             amount[i],
@@ -66,7 +66,7 @@ def columns(frame: pd.DataFrame, features: FeatureSet, rates: RateTable) -> Floa
     factor = _factors(frame, rates)
     out = np.full((n, len(features.columns)), np.nan)
     zone = features.time_zone
-    _all_rows(  # type: ignore[call-arg]  # numba's stubs know no arguments
+    _all_rows(
         frame["time_ms"].to_numpy(np.int64),
         np.rint(frame["amount"].to_numpy(np.float64) * factor),
         type_codes(frame),
