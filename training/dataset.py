@@ -64,6 +64,7 @@ _MAX_ID = 64
 _MAX_ATTRIBUTE_TEXT = 256
 #: A timestamp outside is a broken one (1970-01-01 .. 2200-01-01), most likely of another unit.
 _TIME_RANGE_MS = (0, 7_258_118_400_000)
+_ISO_8601 = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}([.]\d+)?)? ?([Zz]|[+-]\d{2}:?\d{2})?)?$"
 _UNIT_MS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "h": 3.6e6, "d": 8.64e7}
 _NULLS = ["", "NaN", "nan", "null", "NULL", "None"]
 #: What other people call the three fields nobody can do without.
@@ -140,14 +141,15 @@ def load(
     if not frames:
         _no_match(parts, filters)
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    frame.attrs = frames[0].attrs
     if "transaction_id" in frame:
         twice = (frame["transaction_id"].duplicated() & frame["transaction_id"].notna()).to_numpy()
         if twice.any():
             _refuse_duplicate(frame, int(twice.argmax()))
     if require_fraud and not frame["is_fraud"].any():
         raise DataError(
-            f"{path}: column '{frame.attrs['label']}' marks none of the {len(frame):,} rows as fraud; there is nothing "
-            "to learn from. Is it the right column, and does --where keep the frauds?"
+            f"{path}: column '{frame.attrs['is_fraud']}' marks none of the {len(frame):,} rows as fraud; there is "
+            "nothing to learn from. Is it the right column, and does --where keep the frauds?"
         )
     frame["weight"] = np.where(frame["is_fraud"] == 1, 1.0, legit_weight)
     frame = frame.drop(columns=["_part", "_row"])
@@ -279,9 +281,9 @@ class _Part:
     def columns(self) -> list[str]:
         """The names of the file's columns."""
         if self.is_parquet:
-            with self._refusing():
+            with self.refusing():
                 return list(pq.read_schema(pa.BufferReader(self.source) if self._in_memory else self.source).names)
-        with self._refusing(), self.open() as stream:
+        with self.refusing(), self.open() as stream:
             head = stream.read(1 << 20).decode("utf-8-sig", errors="replace")
         names = next(csv.reader(io.StringIO(head, newline=""), delimiter=self.delimiter), [])
         if not names:
@@ -294,14 +296,14 @@ class _Part:
         """An Arrow table of the columns named in ``kinds``; CSV columns are parsed as its types (None: inferred)."""
         columns = list(kinds)
         if self.is_parquet:
-            with self._refusing():
+            with self.refusing():
                 source = pa.BufferReader(self.source) if self._in_memory else self.source
                 return pq.read_table(source, columns=columns, memory_map=True)
         try:
             return self._read_csv({name: kind for name, kind in kinds.items() if kind is not None}, columns)
         except (pa.ArrowException, OSError):
             # Slowly and as text: either this names the ragged row, or the checks below name the value.
-            with self._refusing():
+            with self.refusing():
                 return self._read_csv(dict.fromkeys(columns, pa.string()), columns, slow=True)
 
     def _read_csv(self, types: Mapping[str, Any], columns: list[str], *, slow: bool = False) -> Any:
@@ -336,7 +338,7 @@ class _Part:
     def _in_memory(self) -> bool:
         return not isinstance(self.source, str)
 
-    def _refusing(self) -> "_Refusing":
+    def refusing(self) -> "_Refusing":
         return _Refusing(self.name)
 
 
@@ -658,7 +660,12 @@ class _Column:
             stamps = np.asarray(self.data.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()))
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             parsed = pd.to_datetime(self.data.to_pandas(), utc=True, format=line.format or "ISO8601", errors="coerce")
-            self.refuse(parsed.isna(), "{} is no timestamp" + ("" if line.format else " (RFC 3339)"))
+            if not line.format:
+                # pandas reads more than ISO 8601 under that name: "-1.5" is a time to it.
+                self.refuse(
+                    ~np.asarray(pc.match_substring_regex(self.data, _ISO_8601)), "{} is no timestamp (RFC 3339)"
+                )
+            self.refuse(parsed.isna(), "{} is no timestamp" + (f" of the form {line.format}" if line.format else ""))
             stamps = parsed.dt.as_unit("ms").astype("int64").to_numpy()
         else:
             unit = f"`{line.field}: {{column: {line.column}, unit: s}}`"
@@ -733,7 +740,8 @@ def _canonical(part: _Part, format: str, mapping: str | None, filters: Mapping[s
             mend = " In the mapping write `values: {is_fraud: {THEIRS: 1, ...}}`."
         column_ = _Column(part, line, data, rows, mend)
         mend = ""
-        columns |= _field(column_)
+        with part.refusing():
+            columns |= _field(column_)
     if "label_ms" in columns:
         late = next(line for line in lines if line.field == "label_timestamp")
         early = columns["label_ms"] < columns["time_ms"]
@@ -742,7 +750,7 @@ def _canonical(part: _Part, format: str, mapping: str | None, filters: Mapping[s
     first = {"timestamp": "time_ms", "step": "time_ms", "label_timestamp": "label_ms"}
     names = dict.fromkeys(first.get(name, name) for name in order if first.get(name, name) in columns)
     frame = pd.DataFrame({name: columns[name] for name in [*names, *(set_ for set_ in columns if set_ not in names)]})
-    frame.attrs = {"label": next(line.column for line in lines if line.field == "is_fraud")}
+    frame.attrs = {line.field: line.column for line in lines}
     return frame
 
 
@@ -799,8 +807,8 @@ def _refuse_duplicate(frame: pd.DataFrame, at: int) -> NoReturn:
     if frame["_part"].iloc[first] != frame["_part"].iloc[at]:
         place += f" of {frame['_part'].iloc[first]}"
     raise DataError(
-        f"{frame['_part'].iloc[at]}: column of transaction_id, row {frame['_row'].iloc[at]}: {twice!r} stands already "
-        f"in {place}; an id names one transaction."
+        f"{frame['_part'].iloc[at]}: column '{frame.attrs['transaction_id']}', row {frame['_row'].iloc[at]}: {twice!r} "
+        f"stands already in {place}; an id names one transaction."
     )
 
 

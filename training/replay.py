@@ -41,9 +41,9 @@ def _all_rows(
     out: Any,
 ) -> None:
     for i in range(len(time_ms)):
-        _transaction_features(  # type: ignore[call-arg]  # numba's stubs know no arguments
+        _transaction_features(
             time_ms[i],
-            _zone_offset(time_ms[i], starts, offsets),
+            _zone_offset(time_ms[i], starts, offsets),  # type: ignore[call-arg]  # numba stubs know no arguments
             amount[i],
             factor,
             type_code[i],

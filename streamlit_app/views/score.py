@@ -45,6 +45,8 @@ def load(name: str) -> None:
     state["score.json"] = form.pretty(body if preset.foreign else form.body_of(_values()))
     state["score.json_of_form"] = form.pretty(form.body_of(_values()))
     state["score.answer"] = state["score.sent"] = None
+    if not preset.foreign:
+        state["score.payload"] = None
 
 
 def load_chosen() -> None:
@@ -156,9 +158,16 @@ def editor() -> bool:
 
 def fields() -> None:
     """The form. What is empty is not sent, because absent is missing and never zero."""
-    one, two, three = st.columns([3, 2, 3])
+    one, two, three = st.columns([7, 3, 5])
     one.number_input(
-        "Amount", min_value=0.0, max_value=1e9, step=1.0, format="%.2f", key=_key("amount"), persist_state="session"
+        "Amount",
+        value=None,
+        min_value=0.0,
+        max_value=1e9,
+        step=1.0,
+        format="%.2f",
+        key=_key("amount"),
+        persist_state="session",
     )
     two.text_input("Currency", max_chars=3, placeholder="base", key=_key("currency"), persist_state="session")
     three.selectbox("Type", form.TYPES, index=None, placeholder="not known", key=_key("type"), persist_state="session")
@@ -184,7 +193,7 @@ def fields() -> None:
                 persist_state="session",
                 help=f"Sent as {name}. Empty is not the same as 0.",
             )
-    one, two, three = st.columns([2, 1, 1])
+    one, two, three = st.columns([4, 3, 3])
     one.text_input(
         "Time",
         max_chars=40,
@@ -196,6 +205,7 @@ def fields() -> None:
     for column, name, label, limit in ((two, "lat", "Latitude", 90.0), (three, "long", "Longitude", 180.0)):
         column.number_input(
             label,
+            value=None,
             min_value=-limit,
             max_value=limit,
             step=0.1,
@@ -215,6 +225,7 @@ def fields() -> None:
         )
         two.number_input(
             "Step",
+            value=None,
             min_value=1,
             step=1,
             placeholder="none",
@@ -243,6 +254,16 @@ def ask(text: str) -> Scored | ApiError:
     except ApiError as error:
         connection.check_again()
         return error
+
+
+def announce(answer: Scored | ApiError) -> None:
+    """The verdict at the window's edge: on a narrow screen the decision stands far below the button."""
+    if isinstance(answer, ApiError):
+        st.toast("No decision.", icon=":material/error:")
+    else:
+        icons = {"approve": "check_circle", "review": "pause_circle", "decline": "block"}
+        outcome = answer.decision.outcome
+        st.toast(f"**{outcome.capitalize()}**", icon=f":material/{icons[outcome]}:")
 
 
 def empty() -> None:
@@ -379,6 +400,7 @@ def page() -> None:
             state["score.sent"] = _text_to_send()
             with st.spinner("Scoring ..."):
                 state["score.answer"] = ask(state["score.sent"])
+            announce(state["score.answer"])
         answer = state["score.answer"]
         if answer is None:
             empty()

@@ -16,7 +16,7 @@ import pytest
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda.errors import BundleError
 from training import stack as stacks
-from training.stack import StackError, destroy, publish_to_stack, read_stack, smoke
+from training.stack import StackError, destroy, publish_to_stack, read_stack, rollback_stack, smoke
 
 pytestmark = [
     pytest.mark.server,
@@ -212,6 +212,25 @@ def test_what_is_missing_on_this_machine_is_named(
     arrange(models, keys)
     with pytest.raises(StackError, match=said):
         publish_to_stack("demo", models, keys_dir=keys)
+
+
+def test_a_rollback_serves_the_version_before_under_a_higher_serial(
+    deploy: Deploy, models: Path, keys: Path, seal: Callable[..., Path]
+) -> None:
+    outputs = deploy("demo")
+    publish_to_stack("demo", models, keys_dir=keys)
+    publish_to_stack("demo", seal("v2"), keys_dir=keys)
+    back = rollback_stack("demo", keys_dir=keys)
+    assert (back.version, back.serial) == ("v1", 3)
+    assert served(outputs).manifest.version == "v1"
+    assert rollback_stack("demo", keys_dir=keys, to="v2").serial == 4
+
+
+def test_a_rollback_of_nothing_says_so_and_makes_no_key(deploy: Deploy, keys: Path) -> None:
+    deploy("demo")
+    with pytest.raises(StackError, match="Nothing was published to 'demo' yet"):
+        rollback_stack("demo", keys_dir=keys)
+    assert not list(keys.glob("release-*"))
 
 
 # --- what can be wrong with a stack or with the account --------------------------------------------------------------
@@ -442,7 +461,7 @@ def test_destroy_without_a_yes_deletes_nothing_and_lists_what_it_would(
 ) -> None:
     outputs = deploy("demo")
     publish_to_stack("demo", models, keys_dir=keys)
-    with pytest.raises(StackError, match=rf"Nothing was deleted.*{outputs['BucketName']}.*YES=1"):
+    with pytest.raises(StackError, match=rf"Nothing was deleted.*{outputs['BucketName']}.*ARGS=--yes"):
         destroy("demo")
     assert served(outputs).serial == 1
 
@@ -459,7 +478,7 @@ def test_destroy_empties_the_bucket_of_every_version_and_removes_the_stack(
     left = destroy("demo", yes=True, pause_s=1, echo=printed.append)
 
     assert outputs["BucketName"] not in buckets()
-    assert [line.split(":")[0] for line in left] == ["keys/"]
+    assert [line.split(":")[1] for line in left] == [" keys/"]
     assert re.search(r"\d\d versions deleted", printed[0])
     with pytest.raises(StackError, match="no stack"):
         read_stack("demo")
@@ -521,7 +540,7 @@ def test_destroy_names_what_all_sam_applications_share(deploy: Deploy) -> None:
     body = json.dumps({"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}})
     boto3.client("cloudformation").create_stack(StackName="aws-sam-cli-managed-default", TemplateBody=body)
     left = destroy("demo", yes=True, pause_s=1, echo=lambda _: None)
-    assert any(line.startswith("aws-sam-cli-managed-default: ") and "demo/" in line for line in left)
+    assert any(line.startswith("left: aws-sam-cli-managed-default: ") and "demo/" in line for line in left)
 
 
 def test_every_call_to_aws_has_a_deadline() -> None:

@@ -199,12 +199,16 @@ def test_ids_that_the_visitor_wrote_are_left_alone(rules_only_url: str, open_con
 @pytest.mark.server
 def test_an_empty_field_is_not_sent(rules_only_url: str, open_console: Open) -> None:
     app = open_console(rules_only_url)
-    app.number_input(key="score.form.oldbalanceOrg").set_value(None)
+    for field in ("oldbalanceOrg", "lat", "long"):
+        app.number_input(key=f"score.form.{field}").set_value(None)
     app.text_input(key="score.form.currency").set_value("")
     app.selectbox(key="score.form.type").set_value(None)
     run(app)
-    assert {"oldbalanceOrg", "currency", "type"}.isdisjoint(sent(app))
+    assert {"oldbalanceOrg", "lat", "long", "currency", "type"}.isdisjoint(sent(app))
     assert verdict(press_score(app)) is not None
+    app.number_input(key="score.form.amount").set_value(None)
+    press_score(run(app))
+    assert dict(app.main.dataframe[0].value.values.tolist()) == {"amount": "is required"}
 
 
 # --- form and JSON ---------------------------------------------------------------------------------------------------
