@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from mangum import Mangum
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .bootstrap import build
@@ -33,7 +34,9 @@ def behind_gateway(app: ASGIApp) -> Any:
 def lambda_handler(app: FastAPI) -> Any:
     """A Lambda entry around ``app``: HTTP events only, and a look at the pointer once a minute before the answer."""
     source: ModelSource = app.state.scorer.source
-    serve = Mangum(behind_gateway(app), lifespan="off")
+    # A type that Mangum does not know for text leaves as base64, and the gateway would hand on just that.
+    text = [*DEFAULT_TEXT_MIME_TYPES, "application/problem+json"]
+    serve = Mangum(behind_gateway(app), lifespan="off", text_mime_types=text)
 
     def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         if not isinstance(event, dict) or "requestContext" not in event:

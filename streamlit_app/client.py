@@ -377,7 +377,7 @@ class FraudApi:
         return self._not_the_api(f"gave an answer of another kind ({status})")
 
     def _down(self, what: str) -> ApiDown:
-        start = "Start it with `make run`" if self.address.is_local else "Check that it is deployed and up"
+        start = "Start it with make run" if self.address.is_local else "Check that it is deployed and up"
         return ApiDown(f"{what} at {self.address.host}.", f"{start}, or set FRAUD_API_URL to where it is.")
 
     def _not_the_api(self, what: str) -> NotTheApi:

@@ -255,20 +255,28 @@ def publish(
 def rollback(
     at: Annotated[str, typer.Option(help="Pointer to move back.")] = "file://models/current",
     to: Annotated[str | None, typer.Option(help="Version; default: the one before the current.")] = None,
+    stack: Stack = None,
+    region: Region = None,
     key: Annotated[Path | None, typer.Option(help="Private key that signs the pointer.")] = None,
     keys: Keys = Path("keys"),
     as_json: Json = False,
 ) -> None:
     """Point back at a version that was published before. The serial grows all the same."""
     with _one_line():
-        from fraud_api_lambda.bundle import SigningKey
+        if stack:
+            from .stack import rollback_stack
 
-        from .evaluate import trusted_keys
-        from .publish import rollback as back
+            done = rollback_stack(stack, region=region, keys_dir=keys, to=to)
+            facts = {"at": done.url, "version": done.version, "serial": done.serial}
+        else:
+            from fraud_api_lambda.bundle import SigningKey
 
-        pointer = back(at, SigningKey.load(key or keys / "development.key"), trusted_keys(keys), to)
-    facts = {"at": at, "version": pointer.version, "serial": pointer.serial}
-    _print(as_json, facts, f"{at} -> {pointer.version} (serial {pointer.serial})")
+            from .evaluate import trusted_keys
+            from .publish import rollback as back
+
+            pointer = back(at, SigningKey.load(key or keys / "development.key"), trusted_keys(keys), to)
+            facts = {"at": at, "version": pointer.version, "serial": pointer.serial}
+    _print(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']})")
 
 
 @app.command()

@@ -63,9 +63,7 @@ def _serve(port: int, console_port: int | None, root: Path) -> NoReturn:
     if console_port is not None:
         _require_free_port(console_port, "console")
     if "FRAUD_MODEL_URL" not in os.environ:
-        from training.train import ensure_default_bundle  # heavy: pandas, scikit-learn, xgboost
-
-        ensure_default_bundle(root=root)
+        _make_default_bundle(root)
 
     api_url = f"http://{HOST}:{port}"
     console_url = f"http://{HOST}:{console_port}"
@@ -85,6 +83,20 @@ def _serve(port: int, console_port: int | None, root: Path) -> NoReturn:
             time.sleep(0.3)
 
 
+def _make_default_bundle(root: Path) -> None:
+    from fraud_api_lambda.errors import FraudError
+
+    if (root / "models" / "current").exists():
+        return
+    print("No bundle yet: generating data, then training one. This takes about a minute, the first time only.")
+    from training.train import ensure_default_bundle  # heavy: pandas, scikit-learn, xgboost
+
+    try:
+        ensure_default_bundle(root=root, progress=lambda step: print(f"  {step}", flush=True))
+    except (FraudError, OSError) as error:
+        raise DemoError(f"The default bundle could not be made: {error}") from error
+
+
 # --- children --------------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +109,7 @@ def _console_command(port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "streamlit", "run", "streamlit_app/app.py"),
         *("--server.address", HOST, "--server.port", str(port), "--server.headless", "true"),
-        *("--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none"),
+        *("--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none", "--logger.level", "warning"),
     ]
 
 
@@ -203,7 +215,7 @@ def _require_model(url: str) -> None:
         with refusal:
             answer = json.load(refusal)
         where = os.environ.get("FRAUD_MODEL_URL")
-        mend = "Check FRAUD_MODEL_URL and FRAUD_MODEL_PUBLIC_KEYS" if where else "Remove the folder models"
+        mend = "Check FRAUD_MODEL_URL and FRAUD_MODEL_PUBLIC_KEYS" if where else "Move the folder models away"
         detail = str(answer.get("detail", "")).rstrip(".")
         raise DemoError(f"The bundle is {answer.get('model')}: {detail}. {mend} and run again.") from None
 

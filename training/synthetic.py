@@ -3,7 +3,7 @@
 :func:`generate` makes the frame, :func:`write` the file (``--format synthetic`` reads it back, equal to the last bit).
 Everything is drawn from ``seed`` by numpy, vectorised; the same arguments give the same bytes.
 
-**The world.** Customers have an amount scale (95 % private, around USD 115; 5 % businesses, around USD 1,900, more
+**The world.** Customers have an amount scale (95 % private, around USD 115; 5 % businesses, around USD 2,100, more
 active), a home in one of 24 cities, an hour of the day (UTC, the default bundle's zone; few are awake 00:00-05:59),
 two devices, eight favourite merchants and three favourite payees; some travel for days. A fringe of people outside pays
 and is paid now and then. Payments go to merchants, debits to billers (no balance on that side), transfers to people,
@@ -27,8 +27,8 @@ kind of transaction only, never on its label.
   from a foreign device to one or two new payees.
 - ``compromised_merchant``: for about a week many cards used at one merchant are charged there again by someone else.
 
-One at a time most of these rows look ordinary: a model of the transaction alone finds about two thirds of what there is
-to find; who paid whom how often from where before tells the rest.
+One at a time most of these rows look ordinary: a model of the transaction alone reaches an average precision of .5 to
+.6; who paid whom, how often and from where before tells much of the rest (about .8).
 """
 
 import os
@@ -37,6 +37,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -239,9 +240,13 @@ def _make_world(rng: np.random.Generator, rows: int, days: int) -> _World:
     people, agents, merchants, billers = customers + fringe, max(4, rows // 2500), max(30, rows // 150), 12
     business = np.zeros(people, dtype=bool)
     business[rng.choice(customers, size=max(2, customers // 20), replace=False)] = True
-    scale = np.where(business, _lognormal(rng, 1900.0, 0.6, people), _lognormal(rng, 115.0, 0.65, people))
+    scale = _lognormal(rng, 115.0, 0.65, people)
+    # Spread evenly over their distribution: businesses are few, and make half of what the average amount is.
+    few = int(business.sum())
+    normal = NormalDist()
+    scale[business] = 2100.0 * np.exp([0.6 * normal.inv_cdf((at + 0.5) / few) for at in rng.permutation(few)])
     activity = rng.gamma(2.5, 1.0, people) + 0.3
-    activity[business] *= 2.3
+    activity[business] = 2.3 * (rng.gamma(12.0, 0.2, few) + 0.3)
     activity[customers:] *= 0.02 * activity[:customers].sum() / activity[customers:].sum()
     hour = np.clip(rng.normal(14.5, 2.5, people), 10.0, 19.0)
     owls = (rng.random(people) < 0.03) & ~business
@@ -489,7 +494,7 @@ def _card_testing(rng: np.random.Generator, world: _World, group: _Incidents) ->
 def _drain_cash_out(rng: np.random.Generator, world: _World, group: _Incidents) -> _Drawn:
     n = len(group)
     victim, mule = _customers(rng, world, group.count)[group.of], _mules(rng, world, group.count)[group.of]
-    transfers = (1 + (rng.random(group.count) < 0.2))[group.of]
+    transfers = np.where(group.size > 2, 1 + (rng.random(group.count) < 0.2)[group.of], 1)
     moving = group.at < transfers
     start = group.start(rng, 12 * _HOUR, (6, 24)) + rng.integers(0, 19 * _MINUTE, n)
     whole, first = rng.uniform(0.85, 1.0, group.count)[group.of], rng.uniform(0.35, 0.6, group.count)[group.of]
@@ -574,12 +579,13 @@ def _compromised_merchant(rng: np.random.Generator, world: _World, group: _Incid
     span = min(8 * _DAY, (group.end - group.begin) // 2)
     start = group.start(rng, span + _DAY, (8, 9))
     shop = _pick(rng, world.popularity, group.count)[group.of]
-    # Its regulars are who it can rob: whoever counts it among the favourites, else anybody.
+    # Half are its regulars (whoever counts it among the favourites), half came by.
     favourites = world.favourites[: world.customers].ravel()
     order = np.argsort(favourites, kind="stable")
     first, last = (np.searchsorted(favourites[order], shop, side=side) for side in ("left", "right"))
     chosen = np.minimum(first + (rng.random(n) * (last - first)).astype(np.int64), len(order) - 1)
-    sender = np.where(last > first, order[chosen] // _FAVOURITE_MERCHANTS, _customers(rng, world, n))
+    regular = (last > first) & (rng.random(n) < 0.5)
+    sender = np.where(regular, order[chosen] // _FAVOURITE_MERCHANTS, _customers(rng, world, n))
     return _Drawn(
         time=start + rng.integers(0, max(span // _DAY, 1), n) * _DAY + rng.integers(0, 13 * _HOUR, n),
         type=np.full(n, _PAYMENT),

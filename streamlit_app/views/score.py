@@ -158,7 +158,7 @@ def editor() -> bool:
 
 def fields() -> None:
     """The form. What is empty is not sent, because absent is missing and never zero."""
-    one, two, three = st.columns([7, 3, 5])
+    one, two, three = st.columns([6, 3, 5])
     one.number_input(
         "Amount",
         value=None,

@@ -47,11 +47,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def child(command: list[str], port: int, log_file: Path, env: Mapping[str, str]) -> Iterator[None]:
+def child(
+    command: list[str], port: int, log_file: Path, env: Mapping[str, str], cwd: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends; it listens on ``port`` when the block begins."""
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
         deadline = time.monotonic() + 60
@@ -61,7 +63,7 @@ def child(command: list[str], port: int, log_file: Path, env: Mapping[str, str])
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             time.sleep(0.05)
-        yield
+        yield process
     finally:
         process.terminate()
         try:

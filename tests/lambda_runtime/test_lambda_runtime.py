@@ -2,7 +2,10 @@
 
 import base64
 import json
+import shlex
+import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,3 +261,29 @@ def test_make_lambda_serves_the_default_bundle_signed_with_a_throw_away_key(
 ) -> None:
     with rie(env=release_copy(trained.root, tmp_path), root=ROOT) as running:
         assert answered(running.invoke(load("ready", "v2")))["model_version"] == trained.version
+
+
+def test_make_lambda_prints_a_command_that_works_and_stops_cleanly(
+    rie: Start, trained: Trained, tmp_path: Path
+) -> None:
+    for name in ("fraud_api_lambda", "training", "events"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("models", "keys"):
+        (tmp_path / name).symlink_to(trained.root / name)
+    port = free_port()
+    log_file = tmp_path / "said"
+    command = [sys.executable, "-m", "training.runtime", "--port", str(port)]
+    with child(command, port, log_file, {"PYTHONUNBUFFERED": "1"}, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 30
+        while "Ctrl-C" not in log_file.read_text():
+            assert time.monotonic() < deadline, log_file.read_text()
+            time.sleep(0.1)
+        line = next(line for line in log_file.read_text().splitlines() if "curl " in line)
+        words = shlex.split(line)
+        event = (tmp_path / words[words.index("-d") + 1].removeprefix("@")).read_bytes()
+        answer = httpx.post(words[2], content=event, trust_env=False, timeout=60).json()
+        assert answered(answer)["model_version"] == trained.version
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0

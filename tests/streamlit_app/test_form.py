@@ -103,8 +103,8 @@ def reason(feature: str, contribution: float) -> Reason:
 
 def rows_of(chart: Any) -> list[dict[str, Any]]:
     """The rows of the chart's bars."""
-    document = chart.to_dict()
-    return max(document["datasets"].values(), key=len)  # type: ignore[no-any-return]
+    datasets: dict[str, list[dict[str, Any]]] = chart.to_dict()["datasets"]
+    return max(datasets.values(), key=len)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1e-12, 0.004, 0.5, 0.9997, 1.0])
