@@ -1,7 +1,9 @@
 """What the model sees. One statement of every feature, run live by the service and in replay by training.
 
-:func:`transaction_features` is plain arithmetic over numbers (``+ - * /`` and comparisons only: nothing that libraries
-round differently), so that the service calls it on Python floats and training runs the very same function under
+:func:`transaction_features` reads the transaction alone; :func:`customer_features`, :func:`device_features` and
+:func:`counterparty_features` read it and *one* party's profile each, so that history can be replayed party by party.
+All are plain arithmetic over numbers (``+ - * /``, square root and comparisons only: nothing that libraries round
+differently), so that the service calls them on Python numbers and training runs the very same functions under
 ``numba.njit`` on columns. :func:`fill` is the only place where a missing value gets a substitute, for training, the
 model and the rules alike.
 
@@ -17,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from . import profiles
 from .errors import BundleRefused, FieldError, InvalidRequest
 from .schemas import HOUR_MS, TYPES, Event
 
@@ -29,7 +32,7 @@ NIGHT_ENDS_HOUR = 6
 #: number: as it is. flag: 0 or 1, a boolean in rules. ratio: :func:`fill` recomputes it from its filled parts.
 Kind = Literal["number", "flag", "ratio"]
 #: What a feature is made of; a training run picks by it (``posted`` is known only after authorisation).
-Source = Literal["transaction", "balance", "posted", "place", "attribute"]
+Source = Literal["transaction", "balance", "posted", "place", "history", "attribute"]
 
 
 class Feature(NamedTuple):
@@ -77,6 +80,41 @@ FEATURES: tuple[Feature, ...] = (
     Feature("balance_error_dest", "number", "posted", "base currency", "The gap in the counterparty's balance"),
     Feature("latitude", "number", "place", "degrees", "The latitude"),
     Feature("longitude", "number", "place", "degrees", "The longitude"),
+    # the customer's past
+    Feature("count_last_1h", "number", "history", "events", "The customer's transactions in the last hour"),
+    Feature("amount_last_1h", "number", "history", "base currency", "What the customer sent in the last hour"),
+    Feature("count_24h", "number", "history", "events", "The customer's transactions in 24 hours"),
+    Feature("amount_24h", "number", "history", "base currency", "What the customer sent in 24 hours"),
+    Feature("avg_amount_7d", "number", "history", "base currency", "The customer's average amount of 7 days"),
+    Feature("amount_ratio", "ratio", "history", "ratio", "The amount against the customer's average of 7 days"),
+    Feature("avg_amount_30d", "number", "history", "base currency", "The customer's average amount of 30 days"),
+    Feature("count_30d", "number", "history", "events", "The customer's transactions in 30 days"),
+    Feature("seconds_since_last", "number", "history", "seconds", "The time since the customer's last transaction"),
+    Feature(
+        "new_counterparty", "flag", "history", "0/1",
+        "That the customer never dealt with this counterparty", "That the customer knows this counterparty",
+    ),
+    Feature("distance_km", "number", "history", "km", "The distance from the customer's last place"),
+    Feature("speed_kmh", "number", "history", "km/h", "The speed of travel from the customer's last place"),
+    Feature("in_last_1h", "number", "history", "base currency", "What the customer received in the last hour"),
+    Feature("out_last_1h", "number", "history", "base currency", "What the customer passed on in the last hour"),
+    Feature("in_out_ratio", "ratio", "history", "ratio", "The share of what goes out that has just come in"),
+    # the device's past
+    Feature(
+        "new_device", "flag", "history", "0/1",
+        "That the customer never used this device", "That the customer has used this device",
+    ),
+    # the counterparty's past
+    Feature("counterparty_count_24h", "number", "history", "events", "The counterparty's receipts in 24 hours"),
+    Feature("counterparty_amount_24h", "number", "history", "base currency", "What the counterparty got in 24 hours"),
+    Feature(
+        "counterparty_distinct_senders_7d", "number", "history", "parties", "The counterparty's senders of 7 days",
+    ),
+    Feature("counterparty_age_days", "number", "history", "days", "The time since the counterparty was first seen"),
+    Feature("counterparty_count_30d", "number", "history", "events", "The counterparty's receipts in 30 days"),
+    Feature("counterparty_fraud_rate_1d", "number", "history", "share", "The counterparty's known frauds of a day"),
+    Feature("counterparty_fraud_rate_7d", "number", "history", "share", "The counterparty's known frauds of 7 days"),
+    Feature("counterparty_fraud_rate_30d", "number", "history", "share", "The counterparty's known frauds of 30 days"),
 )  # fmt: skip
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 WIDTH = len(FEATURES)
@@ -85,6 +123,18 @@ _AMOUNT = NAMES.index("amount")
 _OLDBALANCE_ORIG = NAMES.index("oldbalance_orig")
 _AMOUNT_TO_BALANCE = NAMES.index("amount_to_balance")
 _BALANCE_SHORTFALL = NAMES.index("balance_shortfall")
+_AVG_AMOUNT_7D = NAMES.index("avg_amount_7d")
+_AMOUNT_RATIO = NAMES.index("amount_ratio")
+_IN_LAST_1H = NAMES.index("in_last_1h")
+_OUT_LAST_1H = NAMES.index("out_last_1h")
+_IN_OUT_RATIO = NAMES.index("in_out_ratio")
+
+#: Where each party's columns begin; a column of a party that the transaction does not name stays missing.
+CUSTOMER_AT = NAMES.index("count_last_1h")
+DEVICE_AT = NAMES.index("new_device")
+COUNTERPARTY_AT = NAMES.index("counterparty_count_24h")
+
+KM_PER_DEGREE = 111.19492664455873  #: of a great circle on a sphere of 6,371 km radius
 
 
 def transaction_features(
@@ -138,6 +188,110 @@ def transaction_features(
     out[20] = long
 
 
+def distance_km(lat_a: int, long_a: int, lat_b: int, long_b: int) -> float:
+    """Kilometres between two places in millionths of degrees, on the plane that touches the sphere half way.
+
+    Within 1 % of the great circle up to about 1,000 km and rougher beyond, where it only has to say "far". The cosine
+    is a polynomial: the C library's differs from machine to machine.
+    """
+    north = (lat_b - lat_a) * 1e-6
+    east = long_b - long_a
+    if east < 0:
+        east = -east
+    if east > 180_000_000:
+        east = 360_000_000 - east
+    x = (lat_a + lat_b) * (0.5e-6 * 0.017453292519943295)
+    x2 = x * x
+    cosine = 1.0 - x2 * (0.5 - x2 * (1 / 24 - x2 * (1 / 720 - x2 * (1 / 40_320 - x2 / 3_628_800))))
+    east_degrees = east * 1e-6 * cosine
+    return KM_PER_DEGREE * math.sqrt(north * north + east_degrees * east_degrees)
+
+
+def customer_features(
+    s: Any,
+    time_ms: int,
+    key: int,
+    amount_minor: float,
+    minor_factor: float,
+    counterparty: int,
+    placed: bool,
+    lat: int,
+    long: int,
+    work: Any,
+    out: Any,
+) -> None:
+    """Write the customer's columns: ``s`` is its profile, ``counterparty`` an id or ``NOBODY``, ``placed`` whether
+    the transaction has a place (millionths of degrees), ``work`` at least 7 whole numbers of scratch.
+    """
+    amount = amount_minor / minor_factor
+    profiles.windows(s, profiles.SENT, time_ms, key, work)
+    out[21] = float(work[0])
+    out[22] = work[1] / minor_factor
+    out[23] = float(work[2])
+    out[24] = work[3] / minor_factor
+    if work[4] > 0:
+        average = work[5] / minor_factor / work[4]
+        out[25] = average
+        out[26] = amount / average if average > 0.0 else math.nan
+    else:
+        out[25] = math.nan
+        out[26] = math.nan
+    out[29] = (time_ms - work[6]) / 1000.0 if work[6] >= 0 else math.nan
+    sent_last_1h = work[1] / minor_factor
+    today = time_ms // 86_400_000
+    profiles.days(s, profiles.SENT, today - 30, today, work)  # whole days before today, so without this transaction
+    out[27] = work[1] / minor_factor / work[0] if work[0] > 0 else math.nan
+    out[28] = float(work[0])
+    if counterparty == profiles.NOBODY:
+        out[30] = math.nan
+    else:
+        out[30] = 0.0 if profiles.knows(s, profiles.SENT, counterparty) else 1.0
+    since = time_ms - s[profiles.PLACE_TIME]
+    if placed and s[profiles.PLACE_TIME] >= 0 and since >= 0 and s[profiles.PLACE_KEY] != key:
+        distance = distance_km(s[profiles.PLACE_LAT], s[profiles.PLACE_LONG], lat, long)
+        out[31] = distance
+        out[32] = distance / ((since if since > 1000 else 1000) / 3_600_000)
+    else:
+        out[31] = math.nan
+        out[32] = math.nan
+    profiles.windows(s, profiles.RECEIVED, time_ms, key, work)
+    received_last_1h = work[1] / minor_factor
+    out[33] = received_last_1h
+    out[34] = sent_last_1h
+    out[35] = received_last_1h / (sent_last_1h + amount + 1.0)
+
+
+def device_features(s: Any, customer: int, out: Any) -> None:
+    """Write the device's column: ``s`` is its profile, ``customer`` an id or ``NOBODY``."""
+    if customer == profiles.NOBODY:
+        out[36] = math.nan
+    else:
+        out[36] = 0.0 if profiles.knows(s, profiles.SENT, customer) else 1.0
+
+
+def counterparty_features(
+    s: Any, time_ms: int, key: int, minor_factor: float, delay_days: int, work: Any, out: Any
+) -> None:
+    """Write the counterparty's columns: ``s`` is its profile, ``delay_days`` the label delay that its fraud rates
+    leave out, since frauds of those days are not all known yet.
+    """
+    profiles.windows(s, profiles.RECEIVED, time_ms, key, work)
+    out[37] = float(work[2])
+    out[38] = work[3] / minor_factor
+    out[39] = float(profiles.distinct(s, profiles.RECEIVED, time_ms))
+    age = time_ms - s[profiles.FIRST_SEEN] if s[profiles.FIRST_SEEN] >= 0 else 0
+    out[40] = age / 86_400_000 if age > 0 else 0.0
+    today = time_ms // 86_400_000
+    profiles.days(s, profiles.RECEIVED, today - 30, today, work)
+    out[41] = float(work[0])
+    end = today - delay_days
+    for i in range(3):
+        first = end - (1 if i == 0 else (7 if i == 1 else 30))
+        profiles.days(s, profiles.RECEIVED, first, end, work)
+        known = profiles.frauds(s, first, end, time_ms)
+        out[42 + i] = known / work[0] if work[0] > 0 else math.nan
+
+
 def fill(values: Floats, population: Floats) -> Floats:
     """Substitute what is missing: ``values`` (..., columns) with NaN -> without, wherever a substitute is known.
 
@@ -153,6 +307,8 @@ def fill(values: Floats, population: Floats) -> Floats:
     for column, ratio in (
         (_AMOUNT_TO_BALANCE, amount / (balance + 1.0)),
         (_BALANCE_SHORTFALL, np.maximum(amount - balance, 0.0)),
+        (_AMOUNT_RATIO, amount / np.maximum(filled[..., _AVG_AMOUNT_7D], 0.01)),
+        (_IN_OUT_RATIO, filled[..., _IN_LAST_1H] / (filled[..., _OUT_LAST_1H] + amount + 1.0)),
     ):
         filled[..., column] = np.where(missing[..., column], ratio, filled[..., column])
     return filled
@@ -202,6 +358,84 @@ class Attribute(NamedTuple):
         return tuple(f"attributes.{self.name}={level}" for level in self.levels)
 
 
+def micro(degrees: float) -> int:
+    """Millionths of degrees, rounded half to even."""
+    return round(degrees * 1e6)
+
+
+class Past:
+    """The profiles of one event's parties, read before it and updated after it.
+
+    ``profiles`` maps each of :meth:`parties` that is known to its profile; the others are blank. A profile that had
+    expired when the event was ``received`` (ms) counts as blank.
+    """
+
+    def __init__(self, event: Event, states: Mapping[str, list[int]], received: int):
+        self.received = received
+        self.key = profiles.id64(event.transaction_id)
+        self.states = {party: states.get(party) or profiles.blank() for party in self.parties(event)}
+        for party, s in self.states.items():
+            if s[profiles.FIRST_SEEN] >= 0 and received - s[profiles.LAST_RECEIVED] > profiles.EXPIRES_MS:
+                self.states[party] = profiles.blank()
+        self._customer = profiles.id64(event.customer_id) if event.customer_id else profiles.NOBODY
+        self._counterparty = profiles.id64(event.counterparty_id) if event.counterparty_id else profiles.NOBODY
+        self._placed = event.lat == event.lat and event.long == event.long
+        self._lat, self._long = (micro(event.lat), micro(event.long)) if self._placed else (0, 0)
+
+    @staticmethod
+    def parties(event: Event) -> tuple[str, ...]:
+        """The event's parties, each once."""
+        return tuple(dict.fromkeys(p for p in (event.customer_id, event.counterparty_id, event.device_id) if p))
+
+    def read(self, event: Event, minor_factor: float, delay_days: int, row: list[float]) -> None:
+        """Write the history columns of the event into ``row``."""
+        work = [0] * 8
+        if event.customer_id:
+            customer_features(
+                self.states[event.customer_id],
+                event.time_ms,
+                self.key,
+                event.amount_minor,
+                minor_factor,
+                self._counterparty,
+                self._placed,
+                self._lat,
+                self._long,
+                work,
+                row,
+            )
+        if event.device_id:
+            device_features(self.states[event.device_id], self._customer, row)
+        if event.counterparty_id:
+            state = self.states[event.counterparty_id]
+            counterparty_features(state, event.time_ms, self.key, minor_factor, delay_days, work, row)
+
+    def after(self, event: Event, *, again: bool = False) -> list[str]:
+        """Update the profiles by the event; the parties whose profile changed.
+
+        ``again`` re-applies an event that may have been applied before: it is skipped where the ring cannot prove that
+        it was not.
+        """
+        t, amount, key, received = event.time_ms, event.amount_minor, self.key, self.received
+        changed = []
+        sides = (
+            (event.customer_id, profiles.SENT, self._counterparty),
+            (event.counterparty_id, profiles.RECEIVED, self._customer),
+            (event.device_id, profiles.SENT, self._customer),
+        )
+        for role, (party, side, other) in enumerate(sides):
+            if not party:
+                continue
+            s = self.states[party]
+            if again and not profiles.provably_new(s, side, received):
+                continue
+            if profiles.arrive(s, side, t, key, amount, other, received):
+                changed.append(party)
+                if role == 0 and self._placed:
+                    profiles.be_at(s, t, key, self._lat, self._long)
+        return list(dict.fromkeys(changed))
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """The columns of a bundle: all of ``FEATURES``, then the declared attributes, of which ``picked`` go to the model.
@@ -213,6 +447,7 @@ class FeatureSet:
     picked: tuple[str, ...] = ()
     time_zone: TimeZone = field(default_factory=TimeZone)
     minor_factor: float = 100.0
+    label_delay_ms: int = 7 * DAY_MS
 
     columns: tuple[str, ...] = field(init=False)
     index: npt.NDArray[np.intp] = field(init=False)
@@ -227,8 +462,16 @@ class FeatureSet:
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "index", np.array([columns.index(name) for name in self.picked], np.intp))
 
-    def compute(self, event: Event) -> Floats:
-        """Raw features of one event, (len(columns),) float64, NaN where missing. Raises ``InvalidRequest``."""
+    @property
+    def delay_days(self) -> int:
+        """The label delay in whole days, rounded up: what the fraud rates leave out."""
+        return -(-self.label_delay_ms // DAY_MS)
+
+    def compute(self, event: Event, past: "Past | None" = None) -> Floats:
+        """Raw features of one event, (len(columns),) float64, NaN where missing. Raises ``InvalidRequest``.
+
+        ``past`` are the profiles of the event's parties; without it (no store answered) all of history is missing.
+        """
         row = [math.nan] * WIDTH
         transaction_features(
             event.time_ms,
@@ -244,6 +487,8 @@ class FeatureSet:
             event.long,
             row,
         )
+        if past is not None:
+            past.read(event, self.minor_factor, self.delay_days, row)
         if self.attributes:
             row.extend(self._attributes(event.attributes))
         return np.array(row)

@@ -400,6 +400,7 @@ def feature_set(manifest: Manifest) -> FeatureSet:
         picked=tuple(feature.name for feature in manifest.features),
         time_zone=TimeZone(zone.name, zone.starts_ms, zone.offsets_s),
         minor_factor=float(10**manifest.currency.minor_units),
+        label_delay_ms=manifest.label_delay_ms,
     )
 
 

@@ -4,8 +4,10 @@ The arithmetic is ``fraud_api_lambda.features``, compiled: the very functions th
 run here on a million rows. Nothing about a feature is stated twice.
 """
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -13,23 +15,42 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from numba.extending import register_jitable
 
 from fraud_api_lambda import features as rule
+from fraud_api_lambda import profiles
 from fraud_api_lambda.errors import SettingsError
 from fraud_api_lambda.features import Attribute, FeatureSet, Floats, TimeZone
 from fraud_api_lambda.schemas import TYPES, Event, RateTable
 
 from .dataset import DataError
 
+Ints = npt.NDArray[np.int64]
+
 #: A text attribute becomes one flag for each of its most frequent levels, at most so many.
 MAX_LEVELS = 30
 
-_transaction_features = numba.njit(rule.transaction_features, cache=True)
-_zone_offset = numba.njit(rule.zone_offset, cache=True)
+# --- the service's functions, compiled ---
+
+# numba notices a change of the file a compiled function stands in, not of those it calls: so one cache for each state
+# of the sources, or a changed rule would go on being replayed as it was.
+_SOURCES = (Path(str(rule.__file__)), Path(str(profiles.__file__)), Path(__file__))
+_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:16]
+numba.config.CACHE_DIR = str(  # type: ignore[attr-defined]
+    Path.home() / ".cache" / "fraud-detection" / _DIGEST
+)
+
+for _function in (
+    profiles.windows, profiles.distinct, profiles.knows, profiles.days, profiles.frauds, profiles._fold, profiles.holds,
+    profiles._meet, profiles.arrive, profiles.be_at, profiles.label, profiles.reset,
+    rule.transaction_features, rule.zone_offset, rule.distance_km, rule.customer_features, rule.device_features,
+    rule.counterparty_features,
+):  # fmt: skip
+    register_jitable(_function)
 
 
 @numba.njit(cache=True)
-def _all_rows(
+def _transactions(
     time_ms: Any,
     amount: Any,
     type_code: Any,
@@ -41,9 +62,9 @@ def _all_rows(
     out: Any,
 ) -> None:
     for i in range(len(time_ms)):
-        _transaction_features(
+        rule.transaction_features(
             time_ms[i],
-            _zone_offset(time_ms[i], starts, offsets),  # type: ignore[call-arg]  # numba stubs know no arguments
+            rule.zone_offset(time_ms[i], starts, offsets),
             amount[i],
             factor,
             type_code[i],
@@ -57,8 +78,62 @@ def _all_rows(
         )
 
 
-def columns(frame: pd.DataFrame, features: FeatureSet, rates: RateTable) -> Floats:
+#: What a party is in an entry of the history.
+_CUSTOMER, _COUNTERPARTY, _DEVICE, _LABEL = 0, 1, 2, 3
+
+
+@numba.njit(cache=True)
+def _history(
+    party: Any, row: Any, role: Any,  # entries, by party and then in the order in which things became known
+    time_ms: Any, received: Any, key: Any, amount: Any, customer: Any, counterparty: Any,
+    lat: Any, long: Any, placed: Any, known_ms: Any, factor: Any, delay_days: Any, out: Any,
+) -> None:  # fmt: skip
+    """Every party's entries against its own profile: read all that one transaction reads, then update."""
+    s = np.zeros(profiles.SIZE, np.int64)
+    s[profiles.SENT + profiles.FOLDED] = 1
+    s[profiles.RECEIVED + profiles.FOLDED] = 1
+    work = np.zeros(8, np.int64)
+    n = len(party)
+    first = 0
+    while first < n:
+        if first == 0 or party[first] != party[first - 1]:
+            profiles.reset(s)
+        r = row[first]
+        if role[first] == _LABEL:
+            profiles.label(s, time_ms[r] // 86_400_000, key[r], known_ms[r], True)
+            first += 1
+            continue
+        end = first
+        while end < n and party[end] == party[first] and row[end] == r and role[end] != _LABEL:
+            end += 1
+        t = time_ms[r]
+        if received[r] - s[profiles.LAST_RECEIVED] > profiles.EXPIRES_MS and s[profiles.FIRST_SEEN] >= 0:
+            profiles.reset(s)
+        for e in range(first, end):
+            if role[e] == _CUSTOMER:
+                rule.customer_features(
+                    s, t, key[r], amount[r], factor, counterparty[r], placed[r], lat[r], long[r], work, out[r]
+                )
+            elif role[e] == _DEVICE:
+                rule.device_features(s, customer[r], out[r])
+            else:
+                rule.counterparty_features(s, t, key[r], factor, delay_days, work, out[r])
+        for e in range(first, end):
+            if role[e] == _COUNTERPARTY:
+                profiles.arrive(s, profiles.RECEIVED, t, key[r], amount[r], customer[r], received[r])
+            elif role[e] == _DEVICE:
+                profiles.arrive(s, profiles.SENT, t, key[r], amount[r], customer[r], received[r])
+            elif profiles.arrive(s, profiles.SENT, t, key[r], amount[r], counterparty[r], received[r]) and placed[r]:
+                profiles.be_at(s, t, key[r], lat[r], long[r])
+        first = end
+
+
+def columns(frame: pd.DataFrame, features: FeatureSet, rates: RateTable, *, history: bool = True) -> Floats:
     """Raw columns of every row, (n, len(features.columns)) float64 in frame order, NaN where missing.
+
+    The frame's order is the order of arrival. ``received_ms`` says when a row came in (default: the latest time so
+    far), ``label_ms`` when a fraud became known (default: ``features.label_delay_ms`` after it). Without ``history``
+    the columns of the parties' past stay missing.
 
     Raises :class:`DataError` for a currency without a rate or an attribute of the wrong kind.
     """
@@ -66,9 +141,11 @@ def columns(frame: pd.DataFrame, features: FeatureSet, rates: RateTable) -> Floa
     factor = _factors(frame, rates)
     out = np.full((n, len(features.columns)), np.nan)
     zone = features.time_zone
-    _all_rows(
-        frame["time_ms"].to_numpy(np.int64),
-        np.rint(frame["amount"].to_numpy(np.float64) * factor),
+    time_ms = frame["time_ms"].to_numpy(np.int64)
+    amount = np.rint(frame["amount"].to_numpy(np.float64) * factor)
+    _transactions(
+        time_ms,
+        amount,
         type_codes(frame),
         tuple(
             np.rint(_numbers(frame, name) * factor)
@@ -80,6 +157,8 @@ def columns(frame: pd.DataFrame, features: FeatureSet, rates: RateTable) -> Floa
         features.minor_factor,
         out,
     )
+    if history:
+        _replay(frame, time_ms, amount.astype(np.int64), features, out)
     at = rule.WIDTH
     for attribute in features.attributes:
         values = frame.get(f"attributes.{attribute.name}")
@@ -98,6 +177,57 @@ def columns(frame: pd.DataFrame, features: FeatureSet, rates: RateTable) -> Floa
                 out[:, at] = np.where(absent, np.nan, (text == level).to_numpy(np.float64, na_value=0.0))
                 at += 1
     return out
+
+
+def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureSet, out: Floats) -> None:
+    """Fill the history columns of ``out``. Ids become numbers of this frame: only their equality matters."""
+    n = len(frame)
+    named = [name for name in ("customer_id", "counterparty_id", "device_id") if name in frame]
+    if not named:
+        return
+    codes, _ = pd.factorize(pd.concat([frame[name].astype(object) for name in named], ignore_index=True))
+    # NOBODY is 0, which is what an absent id's -1 becomes.
+    ids = {name: codes[i * n : (i + 1) * n].astype(np.int64) + 1 for i, name in enumerate(named)}
+    nobody = np.zeros(n, np.int64)
+    customer, counterparty, device = (ids.get(name, nobody) for name in ("customer_id", "counterparty_id", "device_id"))
+    if "transaction_id" in frame:
+        key = pd.factorize(frame["transaction_id"].astype(object))[0].astype(np.int64)
+        key = np.where(key < 0, np.arange(n) + n, key) + 1
+    else:
+        key = np.arange(1, n + 1)
+    received = frame["received_ms"].to_numpy(np.int64) if "received_ms" in frame else np.maximum.accumulate(time_ms)
+    fraud = (
+        np.flatnonzero((frame["is_fraud"].to_numpy() == 1) & (counterparty > 0)) if "is_fraud" in frame else nobody[:0]
+    )
+    known_ms = time_ms + features.label_delay_ms
+    if "label_ms" in frame:
+        told = frame["label_ms"]
+        known_ms = np.where(told.notna(), told.fillna(0).to_numpy(np.int64), known_ms)
+    rows = np.arange(n)
+    present = [np.flatnonzero(who > 0) for who in (customer, counterparty, device)]
+    party = np.concatenate(
+        [*(who[at] for who, at in zip((customer, counterparty, device), present, strict=True)), counterparty[fraud]]
+    )
+    row = np.concatenate([*present, fraud])
+    role = np.repeat(
+        np.array([_CUSTOMER, _COUNTERPARTY, _DEVICE, _LABEL], np.int8), [*(len(at) for at in present), len(fraud)]
+    )
+    # A label takes its place among the arrivals: after all that came in by the time it was known.
+    place = np.concatenate(
+        [*(2 * rows[at] for at in present), 2 * np.searchsorted(received, known_ms[fraud], side="right") - 1]
+    )
+    order = np.lexsort((place, party))
+    lat, long = _numbers(frame, "lat"), _numbers(frame, "long")
+    placed = ~(np.isnan(lat) | np.isnan(long))
+    _history(
+        party[order], row[order], role[order], time_ms, received, key, amount, customer, counterparty,
+        _micro(lat), _micro(long), placed, known_ms, features.minor_factor, features.delay_days, out,
+    )  # fmt: skip
+
+
+def _micro(degrees: Floats) -> Ints:
+    """Millionths of degrees; 0 where absent. ``features.micro`` is the same rule for one number."""
+    return np.rint(np.nan_to_num(degrees) * 1e6).astype(np.int64)
 
 
 def amounts_in_base(frame: pd.DataFrame, rates: RateTable) -> Floats:

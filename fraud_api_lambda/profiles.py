@@ -1,0 +1,474 @@
+"""A party's profile: what is remembered of its past, the one rule that changes it, the one way it is read.
+
+A party is a customer, a counterparty or a device; all share one namespace, so an account has both directions: ``SENT``,
+where it is the customer (or the device a customer uses), and ``RECEIVED``, where it is the counterparty.
+
+The profile is one flat sequence of whole numbers, addressed by the constants below: the service holds it in a list,
+training's replay in an int64 array, and the very same functions run on both (there under ``numba.njit``). Times are
+ms of UTC, money is minor units of the base currency, ids are 64-bit numbers, degrees are millionths.
+
+By definition, alike here and in replay: the last ``RING`` arrivals of a side are remembered one by one, and what they
+push out goes into tiles of a minute and of an hour, so that a party of at most ``RING`` arrivals is exact to the
+millisecond and a busier one has a left edge of one tile; distinct counts end at ``PARTNERS``, known frauds at
+``FRAUDS``; rates are by UTC day; a profile expires ``EXPIRES_MS`` after its last arrival; an event that arrives late
+counts from its arrival on.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from typing import Any, Final
+
+from .errors import FraudError
+
+FORMAT: Final = 1
+
+RING: Final = 64  #: arrivals remembered one by one, on each side
+PARTNERS: Final = 128  #: partners remembered, on each side
+MINUTES: Final = 64
+HOURS: Final = 192
+DAYS: Final = 40
+FRAUDS: Final = 64
+
+MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 86_400_000
+EXPIRES_MS: Final = 400 * DAY_MS
+
+# --- addresses -------------------------------------------------------------------------------------------------------
+VERSION: Final = 0  #: how many updates made it
+FIRST_SEEN: Final = 1  #: event time of the first arrival, -1: none yet
+LAST_RECEIVED: Final = 2  #: when the last arrival came in
+FRAUD_COUNT: Final = 3
+PLACE_TIME: Final = 4  #: of the latest event with a place, -1: none yet; then its key, latitude, longitude
+PLACE_KEY: Final = 5
+PLACE_LAT: Final = 6
+PLACE_LONG: Final = 7
+FRAUD_AT: Final = 8  #: FRAUDS times (event day, key, known at)
+SENT: Final = FRAUD_AT + 3 * FRAUDS
+
+# Within a side:
+COUNT: Final = 0  #: arrivals in the ring
+NEXT: Final = 1  #: where the next arrival goes
+FOLDED: Final = 2  #: arrivals that left the ring
+KNOWN: Final = 3  #: partners
+RING_AT: Final = 4  #: RING times (event time, key, amount, other party, received at)
+PARTNER_AT: Final = RING_AT + 5 * RING  #: PARTNERS times (id, last seen)
+DAY_AT: Final = PARTNER_AT + 2 * PARTNERS  #: DAYS times (slot, count, sum): every event
+MINUTE_AT: Final = DAY_AT + 3 * DAYS  #: MINUTES times (slot, count, sum): what left the ring
+HOUR_AT: Final = MINUTE_AT + 3 * MINUTES  #: HOURS times (slot, count, sum): the same once more
+SIDE: Final = HOUR_AT + 3 * HOURS
+
+RECEIVED: Final = SENT + SIDE
+SIZE: Final = RECEIVED + SIDE
+
+#: Nobody: what stands where a partner is absent.
+NOBODY: Final = 0
+
+
+def reset(s: Any) -> None:
+    """Make ``s`` (SIZE,) the profile of a party never seen; touches only what an earlier one can have left."""
+    for i in range(SENT):
+        s[i] = 0
+    s[FIRST_SEEN] = -1
+    s[PLACE_TIME] = -1
+    for side in (SENT, RECEIVED):
+        if s[side + FOLDED] > 0:
+            for i in range(MINUTES + HOURS):
+                s[side + MINUTE_AT + 3 * i] = -1
+        for i in range(DAYS):
+            s[side + DAY_AT + 3 * i] = -1
+        for i in range(4):
+            s[side + i] = 0
+
+
+def blank() -> list[int]:
+    """A new profile of a party never seen."""
+    return _BLANK.copy()
+
+
+def _make_blank() -> list[int]:
+    s = [0] * SIZE
+    s[SENT + FOLDED] = s[RECEIVED + FOLDED] = 1  # so that every tile is cleared
+    reset(s)
+    return s
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def windows(s: Any, side: int, t: int, key: int, out: Any) -> None:
+    """One side before ``t``: ``out[0:7]`` = count and sum of 1 h, of 24 h, of 7 d, and the last time or -1.
+
+    A window of w holds arrivals with ``0 <= t - time < w`` other than ``key``, and tiles that begin in it.
+    """
+    n1 = 0
+    a1 = 0
+    n24 = 0
+    a24 = 0
+    n7 = 0
+    a7 = 0
+    last = -1
+    at = side + RING_AT
+    for _ in range(s[side + COUNT]):
+        time = s[at]
+        if time <= t and s[at + 1] != key:
+            age = t - time
+            if age < 604_800_000:
+                amount = s[at + 2]
+                n7 += 1
+                a7 += amount
+                if age < 86_400_000:
+                    n24 += 1
+                    a24 += amount
+                    if age < 3_600_000:
+                        n1 += 1
+                        a1 += amount
+            if time > last:
+                last = time
+        at += 5
+    if s[side + FOLDED] > 0:
+        at = side + MINUTE_AT
+        for _ in range(MINUTES):
+            start = s[at] * 60_000
+            if t - 3_600_000 < start and start <= t:
+                n1 += s[at + 1]
+                a1 += s[at + 2]
+            at += 3
+        at = side + HOUR_AT
+        for _ in range(HOURS):
+            start = s[at] * 3_600_000
+            if t - 604_800_000 < start and start <= t:
+                n7 += s[at + 1]
+                a7 += s[at + 2]
+                if t - 86_400_000 < start:
+                    n24 += s[at + 1]
+                    a24 += s[at + 2]
+            at += 3
+    out[0] = n1
+    out[1] = a1
+    out[2] = n24
+    out[3] = a24
+    out[4] = n7
+    out[5] = a7
+    out[6] = last
+
+
+def distinct(s: Any, side: int, t: int) -> int:
+    """Partners seen after ``t - 7 d``, at most PARTNERS; a partner's last time may lie after ``t``."""
+    count = 0
+    at = side + PARTNER_AT + 1
+    for _ in range(s[side + KNOWN]):
+        if s[at] > t - 604_800_000:
+            count += 1
+        at += 2
+    return count
+
+
+def knows(s: Any, side: int, other: int) -> bool:
+    """Whether ``other`` is among the side's partners."""
+    at = side + PARTNER_AT
+    for _ in range(s[side + KNOWN]):
+        if s[at] == other:
+            return True
+        at += 2
+    return False
+
+
+def days(s: Any, side: int, first: int, end: int, out: Any) -> None:
+    """Events of the UTC days ``[first, end)``: ``out[0:2]`` = count and sum; DAYS days back at most."""
+    n = 0
+    a = 0
+    at = side + DAY_AT
+    for _ in range(DAYS):
+        if first <= s[at] and s[at] < end:
+            n += s[at + 1]
+            a += s[at + 2]
+        at += 3
+    out[0] = n
+    out[1] = a
+
+
+def frauds(s: Any, first: int, end: int, t: int) -> int:
+    """Frauds of the UTC days ``[first, end)`` that were known at ``t``."""
+    count = 0
+    at = FRAUD_AT
+    for _ in range(s[FRAUD_COUNT]):
+        if first <= s[at] and s[at] < end and s[at + 2] <= t:
+            count += 1
+        at += 3
+    return count
+
+
+# --- updating --------------------------------------------------------------------------------------------------------
+
+
+def _fold(s: Any, at: int, slots: int, slot: int, amount: int) -> None:
+    """Add one event to a ring of tiles: a newer slot takes the place of an older one, an older event is dropped."""
+    i = at + 3 * (slot % slots)
+    if s[i] < slot:
+        s[i] = slot
+        s[i + 1] = 0
+        s[i + 2] = 0
+    if s[i] == slot:
+        s[i + 1] += 1
+        s[i + 2] += amount
+
+
+def holds(s: Any, side: int, key: int) -> bool:
+    """Whether the side's ring still holds the event ``key``."""
+    at = side + RING_AT + 1
+    for _ in range(s[side + COUNT]):
+        if s[at] == key:
+            return True
+        at += 5
+    return False
+
+
+def provably_new(s: Any, side: int, received: int) -> bool:
+    """Whether an event received at ``received`` and not held by the ring was surely never applied.
+
+    True while the ring is not full, or where its oldest arrival came in before: then the event would still be in it.
+    A re-application that is not provably new is skipped.
+    """
+    if s[side + COUNT] < RING:
+        return True
+    oldest: bool = s[side + RING_AT + 5 * s[side + NEXT] + 4] < received
+    return oldest
+
+
+def arrive(s: Any, side: int, t: int, key: int, amount: int, other: int, received: int) -> bool:
+    """Remember one event on one side; False, and nothing changes, where the ring holds ``key`` already."""
+    if holds(s, side, key):
+        return False
+    place = s[side + NEXT]
+    at = side + RING_AT + 5 * place
+    if s[side + COUNT] == RING:
+        _fold(s, side + MINUTE_AT, MINUTES, s[at] // 60_000, s[at + 2])
+        _fold(s, side + HOUR_AT, HOURS, s[at] // 3_600_000, s[at + 2])
+        s[side + FOLDED] += 1
+    else:
+        s[side + COUNT] += 1
+    s[at] = t
+    s[at + 1] = key
+    s[at + 2] = amount
+    s[at + 3] = other
+    s[at + 4] = received
+    s[side + NEXT] = (place + 1) % RING
+    _fold(s, side + DAY_AT, DAYS, t // 86_400_000, amount)
+    if other != NOBODY:
+        _meet(s, side, other, t)
+    if s[FIRST_SEEN] < 0:
+        s[FIRST_SEEN] = t
+    if received > s[LAST_RECEIVED]:
+        s[LAST_RECEIVED] = received
+    s[VERSION] += 1
+    return True
+
+
+def _meet(s: Any, side: int, other: int, t: int) -> None:
+    """Remember a partner; where there is no room, in place of the one seen longest ago, if that is longer ago."""
+    begin = side + PARTNER_AT
+    known = s[side + KNOWN]
+    oldest = begin
+    at = begin
+    for _ in range(known):
+        if s[at] == other:
+            if t > s[at + 1]:
+                s[at + 1] = t
+            return
+        if s[at + 1] < s[oldest + 1]:
+            oldest = at
+        at += 2
+    if known < PARTNERS:
+        s[side + KNOWN] += 1
+        s[at] = other
+        s[at + 1] = t
+    elif t > s[oldest + 1]:
+        s[oldest] = other
+        s[oldest + 1] = t
+
+
+def be_at(s: Any, t: int, key: int, lat: int, long: int) -> None:
+    """Remember where the party was, if nothing later is known. Part of the update that :func:`arrive` began."""
+    if t >= s[PLACE_TIME]:
+        s[PLACE_TIME] = t
+        s[PLACE_KEY] = key
+        s[PLACE_LAT] = lat
+        s[PLACE_LONG] = long
+
+
+def label(s: Any, event_day: int, key: int, known_at: int, is_fraud: bool) -> bool:
+    """Remember that the event ``key`` of ``event_day`` was a fraud, or that it was none after all; False: no change.
+
+    Where there is no room the fraud of the oldest day goes.
+    """
+    at = FRAUD_AT
+    oldest = FRAUD_AT
+    for _ in range(s[FRAUD_COUNT]):
+        if s[at + 1] == key:
+            if is_fraud:
+                return False
+            end = FRAUD_AT + 3 * (s[FRAUD_COUNT] - 1)
+            for i in range(3):
+                s[at + i] = s[end + i]
+            s[FRAUD_COUNT] -= 1
+            s[VERSION] += 1
+            return True
+        if s[at] < s[oldest]:
+            oldest = at
+        at += 3
+    if not is_fraud:
+        return False
+    if s[FRAUD_COUNT] < FRAUDS:
+        s[FRAUD_COUNT] += 1
+    else:
+        at = oldest
+    s[at] = event_day
+    s[at + 1] = key
+    s[at + 2] = known_at
+    s[VERSION] += 1
+    return True
+
+
+_BLANK = _make_blank()
+
+# --- ids and bytes ---------------------------------------------------------------------------------------------------
+
+
+def id64(text: str) -> int:
+    """The number an id is remembered by: signed 64-bit BLAKE2b; never NOBODY."""
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+    return number or 1
+
+
+class ProfileError(FraudError):
+    """Stored bytes are not a profile of this format."""
+
+
+# A profile's bytes: the format number, then columns. A column is its length, its smallest value and the differences to
+# it in as few bytes each as the largest needs (frame of reference), so that near times and small sums are small.
+_WIDTHS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+def _put(out: bytearray, values: Sequence[int]) -> None:
+    n = len(values)
+    if not n:
+        out.append(0)
+        return
+    low = min(values)
+    span = max(values) - low
+    width = 1 if span < 256 else 2 if span < 65_536 else 4 if span < 4_294_967_296 else 8
+    short = -128 <= low < 128
+    # one byte: the width's logarithm (2 bits), whether the smallest value is one byte; then length, smallest, values
+    out.append((width.bit_length() - 1) << 1 | short | 8)
+    out.append(n)
+    out += low.to_bytes(1 if short else 8, "little", signed=True)
+    out += array(_WIDTHS[width], [value - low for value in values] if low else values).tobytes()
+
+
+def _take(data: bytes, at: int) -> tuple[list[int], int]:
+    kind = data[at]
+    if kind == 0:
+        return [], at + 1
+    n = data[at + 1]
+    size = 1 if kind & 1 else 8
+    low = int.from_bytes(data[at + 2 : at + 2 + size], "little", signed=True)
+    at += 2 + size
+    width = 1 << (kind >> 1 & 3)
+    values = array(_WIDTHS[width])
+    values.frombytes(data[at : at + n * width])
+    if len(values) != n:
+        raise ProfileError("A stored profile ends too early.")
+    return [value + low for value in values] if low else values.tolist(), at + n * width
+
+
+def encode(s: Sequence[int]) -> bytes:
+    """The profile's bytes: sparse and compact, a party of five events under 400 bytes."""
+    out = bytearray([FORMAT])
+    _put(out, s[VERSION:PLACE_TIME])
+    _put(out, s[PLACE_TIME:FRAUD_AT] if s[PLACE_TIME] >= 0 else ())
+    end = FRAUD_AT + 3 * s[FRAUD_COUNT]
+    for i in range(3):
+        _put(out, s[FRAUD_AT + i : end : 3])
+    for side in (SENT, RECEIVED):
+        count = s[side + COUNT]
+        _put(out, s[side : side + RING_AT] if count else ())
+        if not count:
+            continue
+        ring = side + RING_AT
+        end = ring + 5 * count
+        times = s[ring:end:5]
+        _put(out, times)
+        _put(out, s[ring + 1 : end : 5])
+        _put(out, s[ring + 2 : end : 5])
+        _put(out, s[ring + 3 : end : 5])
+        _put(out, [received - time for received, time in zip(s[ring + 4 : end : 5], times, strict=True)])
+        end = side + PARTNER_AT + 2 * s[side + KNOWN]
+        _put(out, s[side + PARTNER_AT : end : 2])
+        _put(out, s[side + PARTNER_AT + 1 : end : 2])
+        _put_tiles(out, s, side + DAY_AT, DAYS)
+        if s[side + FOLDED]:
+            _put_tiles(out, s, side + MINUTE_AT, MINUTES)
+            _put_tiles(out, s, side + HOUR_AT, HOURS)
+    return bytes(out)
+
+
+def _put_tiles(out: bytearray, s: Sequence[int], at: int, slots: int) -> None:
+    used = [i for i in range(at, at + 3 * slots, 3) if s[i] >= 0]
+    _put(out, [s[i] for i in used])
+    _put(out, [s[i + 1] for i in used])
+    _put(out, [s[i + 2] for i in used])
+
+
+def decode(data: bytes) -> list[int]:
+    """The inverse of :func:`encode`. Raises :class:`ProfileError`."""
+    if not data or data[0] != FORMAT:
+        raise ProfileError(f"A stored profile is not of format {FORMAT}.")
+    s = _BLANK.copy()
+    try:
+        head, at = _take(data, 1)
+        s[VERSION:PLACE_TIME] = head
+        place, at = _take(data, at)
+        if place:
+            s[PLACE_TIME:FRAUD_AT] = place
+        for i in range(3):
+            values, at = _take(data, at)
+            s[FRAUD_AT + i : FRAUD_AT + 3 * len(values) : 3] = values
+        for side in (SENT, RECEIVED):
+            head, at = _take(data, at)
+            if not head:
+                continue
+            s[side : side + RING_AT] = head
+            ring = side + RING_AT
+            end = ring + 5 * s[side + COUNT]
+            times, at = _take(data, at)
+            s[ring:end:5] = times
+            for i in range(1, 4):
+                s[ring + i : end : 5], at = _take(data, at)
+            delays, at = _take(data, at)
+            s[ring + 4 : end : 5] = [time + delay for time, delay in zip(times, delays, strict=True)]
+            end = side + PARTNER_AT + 2 * s[side + KNOWN]
+            s[side + PARTNER_AT : end : 2], at = _take(data, at)
+            s[side + PARTNER_AT + 1 : end : 2], at = _take(data, at)
+            at = _take_tiles(data, at, s, side + DAY_AT, DAYS)
+            if s[side + FOLDED]:
+                at = _take_tiles(data, at, s, side + MINUTE_AT, MINUTES)
+                at = _take_tiles(data, at, s, side + HOUR_AT, HOURS)
+    except (IndexError, ValueError):
+        raise ProfileError("A stored profile is damaged.") from None
+    if at != len(data) or len(s) != SIZE:
+        raise ProfileError("A stored profile is damaged.")
+    return s
+
+
+def _take_tiles(data: bytes, at: int, s: list[int], begin: int, slots: int) -> int:
+    numbers, at = _take(data, at)
+    counts, at = _take(data, at)
+    sums, at = _take(data, at)
+    for slot, count, total in zip(numbers, counts, sums, strict=True):
+        i = begin + 3 * (slot % slots)
+        s[i] = slot
+        s[i + 1] = count
+        s[i + 2] = total
+    return at
