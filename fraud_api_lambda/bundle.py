@@ -23,7 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import BundleMissing, BundleRefused, BundleUnreachable, PublishConflict, SettingsError
 from .settings import scheme_of
@@ -142,9 +142,10 @@ def _verify(what: str, signed: object, context: bytes, data: bytes, public_keys:
         trusted = ", ".join(sorted(public_keys)) or "none"
         raise BundleRefused(f"{what} is signed with a key that is not trusted here. Trusted are: {trusted}.")
     try:
-        Ed25519PublicKey.from_public_bytes(public_keys[key_id]).verify(
-            base64.b64decode(encoded, validate=True), context + data
-        )
+        signature = base64.b64decode(encoded, validate=True)
+        if base64.b64encode(signature).decode() != encoded:  # the last letter has bits that say nothing
+            raise InvalidSignature
+        Ed25519PublicKey.from_public_bytes(public_keys[key_id]).verify(signature, context + data)
     except (ValueError, InvalidSignature):
         raise BundleRefused(f"The signature of {what} does not match.") from None
     return key_id
@@ -176,7 +177,13 @@ class DeclaredAttribute(_Part):
 class Zone(_Part):
     name: str
     starts_ms: Annotated[tuple[int, ...], Field(min_length=1)]
-    offsets_s: Annotated[tuple[int, ...], Field(min_length=1)]
+    offsets_s: Annotated[tuple[Annotated[int, Field(gt=-86_400, lt=86_400)], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> "Zone":
+        if len(self.starts_ms) != len(self.offsets_s) or list(self.starts_ms) != sorted(set(self.starts_ms)):
+            raise ValueError("one offset for each instant, instants ascending")
+        return self
 
 
 class Rates(_Part):
@@ -281,13 +288,15 @@ class FileStore:
 
     def swap(self, name: str, data: bytes, expected: str | None) -> None:
         lock = self.root / f".{name}.lock"
-        self.root.mkdir(parents=True, exist_ok=True)
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            raise PublishConflict(
-                f"Somebody is publishing here. If nobody is, remove {lock.name} and try again."
-            ) from None
+        except OSError as error:
+            if lock.exists():
+                raise PublishConflict(
+                    f"Somebody is publishing here. If nobody is, remove {lock.name} and try again."
+                ) from None
+            raise BundleUnreachable(f"'{name}' cannot be written ({type(error).__name__}).") from None
         try:
             try:
                 found: str | None = self.read(name)[1]
@@ -297,7 +306,7 @@ class FileStore:
                 raise PublishConflict("The pointer was moved by somebody else. Look at it, then publish again.")
             self.write(name, data)
         finally:
-            lock.unlink()
+            lock.unlink(missing_ok=True)
 
 
 class ObjectStore:
@@ -321,7 +330,8 @@ class ObjectStore:
                 self.bucket,
                 prefix=self.prefix or None,
                 client_options={"connect_timeout": "1s", "timeout": "5s", "allow_http": plain},
-                retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=6)},
+                # An error is tried again, silence is not: a cold start has ten seconds for everything.
+                retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=4)},
             )
         return self._client
 
@@ -378,7 +388,7 @@ def split_url(url: str) -> tuple[str, str]:
     """``file://models/current`` -> (``file://models``, ``current``): the store's URL and the pointer's name."""
     scheme_of(url, "model", ("file", "s3"))
     folder, _, name = url.rpartition("/")
-    if not _NAME.fullmatch(name) or folder.endswith(":/") or (url.startswith("s3://") and not folder[5:]):
+    if not _NAME.fullmatch(name) or folder.endswith((":/", "://")):
         raise SettingsError("A model URL names a pointer in a folder, such as file://models/current.")
     return folder, name
 
@@ -570,6 +580,11 @@ def publish(source: Path, url: str, key: SigningKey, public_keys: Mapping[str, b
     before = _current(store, name, trusted)
     version = local.manifest.version
     names = [*local.manifest.files, MANIFEST, SIGNATURE]
+    try:
+        if store.read(f"{version}/{MANIFEST}")[0] != (source / MANIFEST).read_bytes():
+            raise BundleRefused(f"Another bundle {version} was published here already; a bundle never changes.")
+    except BundleMissing:
+        pass
     if not (isinstance(store, FileStore) and (store.root / version).resolve() == source.resolve()):
         for item in names:
             store.write(f"{version}/{item}", (source / item).read_bytes())

@@ -315,6 +315,8 @@ class FraudModel:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest, forest: Forest) -> "FraudModel":
+        if len(manifest.members) != 1:
+            raise BundleRefused("The bundle has several members; this service serves models of one.")
         for named in manifest.features:
             if describe(named.name).version != named.version:
                 raise BundleRefused(f"The bundle needs version {named.version} of feature '{named.name}'.")
@@ -382,7 +384,7 @@ class FraudModel:
             )
             margins = [float(row["margin"]) for row in golden["rows"]]
             probabilities = [float(row["probability"]) for row in golden["rows"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise BundleRefused("golden.json cannot be read.") from None
         if rows.ndim != 2 or not len(rows) or rows.shape[1] != len(self.features.columns):
             raise BundleRefused("golden.json does not fit the bundle's columns.")

@@ -1,15 +1,18 @@
 """Training: one run from labelled transactions to a sealed bundle, its steps as file names.
 
-``__main__`` is the command line; everything else is a plain module it calls, in this order:
+``__main__`` is the command line; everything else is a plain module it calls. In the order of a run:
 
 - ``dataset``: files in (PaySim, the Handbook, any CSV or Parquet through a mapping file), one canonical frame out.
 - ``synthetic``: the built-in generator of customers with habits and seven fraud scenarios.
-- ``pipeline``: the run itself: split in time, train, seal, evaluate, seal with the figures.
-- ``train``: SMOTE inside the fold, XGBoost, the search over both, calibration, thresholds.
-- ``evaluate``: judges a sealed bundle exactly as the service opens it.
-- ``report``: figures, model card and one HTML page.
+- ``split``: which rows teach, which calibrate, which judge, with the label delay kept free between.
+- ``replay``: the frame's history through the service's own features.
+- ``pipeline``: fill, SMOTE inside the fold and XGBoost; Platt calibration over it.
+- ``forest``: the trees as the service's flat arrays, with the tables for exact reasons.
+- ``train``: the run itself: search, fit, calibrate, seal, evaluate, seal again with the figures.
+- ``evaluate`` and ``metrics``: a sealed bundle judged exactly as the service opens it, and the figures.
+- ``report``: one HTML page, its pictures, the model card.
 - ``publish``: the gate, and the signed pointer that says which bundle is served.
 
-Training may import the service's ``schemas``, ``features``, ``rules``, ``model`` and ``bundle``, never the other way
-round: a transaction means here what it means there.
+Around a run: ``demo`` (everything on one machine), ``runtime`` (the real Lambda runtime here), ``stack`` (a deployed
+one). Training imports the service's modules, never the other way round: a transaction means here what it means there.
 """

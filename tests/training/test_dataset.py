@@ -564,3 +564,18 @@ def test_the_case_control_rows_stand_for_the_true_prevalence(measuring_data: Pat
     frame = load(path, "paysim", where=["sample=case_control"], legit_weight=256.36)
     assert len(frame) == 22_072
     assert describe(frame)["weighted_fraud_rate"] == pytest.approx(0.00129, abs=1e-5)
+
+
+# ---- the guide -------------------------------------------------------------------------------------------------------
+
+
+def test_the_guides_mapping_reads_the_public_card_data(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    mapping = guide.split("```yaml\n")[1].split("```")[0]
+    card = pd.DataFrame({"Time": [0, 1], **{f"V{i}": [0.5, -0.5] for i in range(1, 29)}, "Amount": [149.62, 1.0]})
+    frame = own(tmp_path, mapping, card.assign(Class=[0, 1]))
+    assert [name for name in frame if name.startswith("attributes.")] == [
+        *(f"attributes.V{i}" for i in range(1, 29)),
+        "attributes.Time",
+    ]
+    assert frame["time_ms"].diff().tolist()[1] == 1_000

@@ -1,0 +1,54 @@
+"""A stand-in for S3 and SSM on a loopback port, inside this test process."""
+
+import os
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def _moto() -> Iterator[str]:
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def _post(url: str, body: bytes = b"") -> None:
+    request = urllib.request.Request(url, body, {"Content-Type": "text/plain"}, method="POST")
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+@pytest.fixture
+def aws(_moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty AWS that the environment names, and an empty bucket ``models`` in it. Gives its address."""
+    import boto3
+
+    _post(f"{_moto}/moto-api/reset")
+    for name in list(os.environ):
+        if name.startswith("AWS_") and name != "AWS_CA_BUNDLE":
+            monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": _moto,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nonexistent/config",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent/credentials",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="models")
+    return _moto
+
+
+@pytest.fixture
+def refuse_all(aws: str) -> Iterator[Callable[[], None]]:
+    """Call it, and from then on the stand-in answers 403 to these credentials, as AWS does to unknown ones."""
+    yield lambda: _post(f"{aws}/moto-api/reset-auth", b"0")
+    _post(f"{aws}/moto-api/reset-auth", b"Infinity")
