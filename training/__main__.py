@@ -62,6 +62,9 @@ def run(
     legit_weight: LegitWeight = 1.0,
     seed: Seed = 7,
     features: Annotated[str, typer.Option(help="pre: known before authorisation; posted: new balances too.")] = "pre",
+    history: Annotated[
+        bool, typer.Option(help="Features of the parties' past; not for samples, which have none.")
+    ] = True,
     champion: Annotated[str, typer.Option(help="xgboost (with SMOTE) or auto (the best of the ablation).")] = "xgboost",
     split: Annotated[str, typer.Option(help="time or random.")] = "time",
     train: Annotated[str | None, typer.Option(help="Days to learn from: 2018-07-25..2018-07-31.")] = None,
@@ -104,6 +107,7 @@ def run(
             legit_weight=legit_weight,
             seed=seed,
             features=features,  # type: ignore[arg-type]  # checked above, as the next two
+            history=history,
             champion=champion,  # type: ignore[arg-type]
             split=split,  # type: ignore[arg-type]
             train_range=train,
@@ -147,6 +151,7 @@ def evaluate(
     mapping: Mapping_ = None,
     where: Where = None,
     legit_weight: LegitWeight = 1.0,
+    test: Annotated[str | None, typer.Option(help="Judge only these days; earlier rows are history.")] = None,
     seed: Seed = 0,
     keys: Keys = Path("keys"),
     as_json: Json = False,
@@ -156,10 +161,15 @@ def evaluate(
         from . import dataset, metrics
         from . import evaluate as judge
         from .metrics import Costs
+        from .split import within
 
         served = judge.open_for_evaluation(bundle, keys)
         frame = dataset.load(data, format, mapping=mapping, where=tuple(where or ()), legit_weight=legit_weight)
-        scored = judge.score(served, frame)
+        columns = judge.replayed(served, frame)
+        if test is not None:
+            rows = within(frame["time_ms"].to_numpy(), test)
+            frame, columns = frame.iloc[rows], columns[rows]
+        scored = judge.score(served, frame, columns)
         costs = Costs(**served.bundle.manifest.training.get("costs", {}))
         figures = {"version": served.version, **metrics.metrics(scored, costs=costs, seed=seed)}
         text = metrics.classification_text(scored)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fraud_api_lambda import bundle as bundles
+from fraud_api_lambda import features as rule
 from fraud_api_lambda.errors import BundleMissing, RulesError, SettingsError
 from fraud_api_lambda.features import Floats, fill
 from fraud_api_lambda.model import FraudModel, Singles, calibrate
@@ -74,10 +75,21 @@ def probabilities(model: FraudModel, vectors: Singles, booster_file: bytes | Non
     return np.array([calibrate(total, model.slope, model.intercept) for total in totals])
 
 
-def score(served: Served, frame: pd.DataFrame) -> metrics.Scored:
-    """Every row of a canonical frame through the bundle: probability, the model's outcome, the whole policy's."""
+def replayed(served: Served, frame: pd.DataFrame) -> Floats:
+    """The rows' raw columns as the bundle defines them, (n, len(columns)), their history replayed from the frame."""
+    features = served.model.features
+    history = any(rule.describe(name).source == "history" for name in features.picked)
+    return replay.columns(frame, features, served.model.rates, history=history)
+
+
+def score(served: Served, frame: pd.DataFrame, columns: Floats | None = None) -> metrics.Scored:
+    """Every row of a canonical frame through the bundle: probability, the model's outcome, the whole policy's.
+
+    ``columns`` (n, len(columns)) are the rows' raw columns where their history lies outside the frame; without, it is
+    replayed from the frame itself.
+    """
     model = served.model
-    filled = fill(replay.columns(frame, model.features, model.rates), model.population)
+    filled = fill(replayed(served, frame) if columns is None else columns, model.population)
     booster = served.bundle.read("model.ubj") if len(frame) >= LARGE else None
     probability = probabilities(model, model.vector(filled), booster)
     by_model = outcomes(probability, model.thresholds.review, model.thresholds.decline)

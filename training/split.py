@@ -97,6 +97,15 @@ def folds(labels: npt.NDArray[np.int8], count: int, seed: int) -> list[Rows]:
     return [np.flatnonzero(number == fold) for fold in range(count)]
 
 
+def within(time_ms: npt.NDArray[np.int64], days: str) -> Rows:
+    """Numbers of the rows in a range of days. Raises ``DataError`` where there are none."""
+    begin, end = parse_range(days)
+    rows = np.flatnonzero((time_ms >= begin) & (time_ms < end))
+    if not len(rows):
+        raise DataError(f"No row lies in {days}.")
+    return rows
+
+
 def parse_range(text: str) -> tuple[int, int]:
     """``2018-07-25..2018-07-31`` -> first ms, and first ms after. Raises ``DataError``."""
     first, separator, last = text.partition("..")

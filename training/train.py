@@ -72,6 +72,7 @@ class Options:
     legit_weight: float = 1.0
     seed: int = 7
     features: Literal["pre", "posted"] = "pre"
+    history: bool = True  #: False where the rows are a sample: a sample has no history
     champion: Literal["xgboost", "auto"] = "xgboost"
     split: Literal["time", "random"] = "time"
     train_range: str | None = None
@@ -145,7 +146,7 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     progress(
         f"{len(data.frame):,} rows, {int(data.labels.sum()):,} frauds; searching {max(options.tune, 1)} candidates"
     )
-    picked = _pick(data, parts.train, options.features)
+    picked = _pick(data, parts.train, options)
     chosen, search = _search(data, picked, parts.train, options)
     progress("training and calibrating")
     fit = _fit(data, picked, parts.train, parts.validation, options, "smote", chosen)
@@ -160,9 +161,8 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     progress("evaluating through the sealed bundle")
     manifest = _manifest(fit, data, options, parts, search)
     files = _files(fit, data, parts, rules)
-    test_frame = data.frame.iloc[parts.test].reset_index(drop=True)
     with _sealed_for_now(manifest, files) as served:
-        test = evaluate.score(served, test_frame)
+        test = evaluate.score(served, data.frame.iloc[parts.test], data.columns[parts.test])
         measured = _measure(served, data, parts, test, options, ablation, cross)
         importance, sample = _explain(served.model, data.columns[parts.test], data.labels[parts.test])
     progress("writing the report")
@@ -248,8 +248,10 @@ def _load(options: Options) -> _Data:
         attributes=replay.declare_attributes(frame),
         time_zone=replay.time_zone(options.time_zone),
         minor_factor=rates.minor_factor,
+        label_delay_ms=_delay(options, frame["time_ms"].to_numpy(np.int64)),
     )
-    return _Data(frame, replay.columns(frame, features, rates), frame["is_fraud"].to_numpy(np.int8), features, rates)
+    columns = replay.columns(frame, features, rates, history=options.history)
+    return _Data(frame, columns, frame["is_fraud"].to_numpy(np.int8), features, rates)
 
 
 def _delay(options: Options, time_ms: npt.NDArray[np.int64]) -> int:
@@ -290,15 +292,20 @@ def _rules(options: Options) -> bytes:
     return _NO_RULES
 
 
-def _pick(data: _Data, train: split.Rows, which: str) -> FeatureSet:
-    """The columns that go to the model: those allowed that are not the same in every training row."""
-    allowed = {"transaction", "balance", "place", "attribute"} | ({"posted"} if which == "posted" else set())
-    picked = []
+def _pick(data: _Data, train: split.Rows, options: Options) -> FeatureSet:
+    """The columns that go to the model: those allowed that say something no earlier one says in the training rows."""
+    allowed = {"transaction", "balance", "place", "attribute"}
+    allowed |= ({"posted"} if options.features == "posted" else set()) | ({"history"} if options.history else set())
+    picked: list[str] = []
+    seen: set[bytes] = set()
     for position, name in enumerate(data.features.columns):
-        values = data.columns[train, position]
+        values = np.ascontiguousarray(data.columns[train, position])
         present = values[~np.isnan(values)]
-        if rule.describe(name).source in allowed and len(present) and present.min() < present.max():
+        told = sha256(values.tobytes()).digest()
+        varied = len(present) > 0 and present.min() < present.max()
+        if rule.describe(name).source in allowed and varied and told not in seen:
             picked.append(name)
+            seen.add(told)
     return replace(data.features, picked=tuple(picked))
 
 
@@ -407,7 +414,7 @@ def _cross_validate(
         parts = split.Split(np.delete(rest, inner), rest[inner], judged, "fold")
         manifest = _manifest(fit, data, options, parts, [])
         with _sealed_for_now(manifest, _files(fit, data, parts, rules)) as served:
-            scored.append(evaluate.score(served, data.frame.iloc[judged].reset_index(drop=True)))
+            scored.append(evaluate.score(served, data.frame.iloc[judged], data.columns[judged]))
     pooled = Scored(
         **{name: np.concatenate([getattr(s, name) for s in scored]) for name in Scored.__dataclass_fields__}
     )
@@ -487,7 +494,7 @@ def _measure(
     ablation: list[dict[str, Any]],
     cross: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    validation = evaluate.score(served, data.frame.iloc[parts.validation].reset_index(drop=True))
+    validation = evaluate.score(served, data.frame.iloc[parts.validation], data.columns[parts.validation])
     measured: dict[str, Any] = {
         "test": metrics.metrics(test, costs=options.costs, seed=options.seed),
         "validation": metrics.metrics(validation, costs=options.costs, bootstrap=0),
@@ -564,6 +571,7 @@ def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, searc
             "split": parts.kind,
             "seed": options.seed,
             "features": options.features,
+            "history": options.history,
             "balance": fit.balance,
             "params": dict(fit.params),
             "smote_rows": fit.synthetic_rows,
