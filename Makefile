@@ -117,7 +117,7 @@ installed = { cat $(1) | cmp -s - $(2) && $(BIN)/python -c '$(SUPPORTED)' 2>/dev
 
 define install
 { rm -f $(ALL_STAMP) $(RUN_STAMP); \
-	echo "Installing $$(cat $(1) | grep -c '^[a-z]') packages into $(VENV): a minute or two, the first time only."; \
+	echo "Installing the locked packages into $(VENV): a minute or two, the first time only."; \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes $(addprefix -r ,$(1)) \
 	&& cat $(1) > $(2); }
 endef

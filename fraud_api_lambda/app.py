@@ -81,13 +81,13 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
         redoc_url=None,
     )
     app.state.scorer = scorer
+    # Not under "model": FastAPI would say application/json. The schema itself comes with the batch's answer.
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": title, "content": {"application/problem+json": {}}}
-        for status, title in ((413, "The body is too large."), (422, "The request is not valid."))
+        413: {"description": "The body is too large.", "content": problem},
+        422: {"description": "The request is not valid.", "content": problem},
     }
-    not_served: dict[int | str, dict[str, Any]] = {
-        503: {"model": Problem, "description": "No bundle is loaded.", "content": {"application/problem+json": {}}}
-    }
+    not_served: dict[int | str, dict[str, Any]] = {503: {"description": "No bundle is loaded.", "content": problem}}
     explain_parameter = {
         "name": "explain",
         "in": "query",

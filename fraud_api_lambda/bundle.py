@@ -290,12 +290,15 @@ class FileStore:
         lock = self.root / f".{name}.lock"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         except OSError as error:
-            if lock.exists():
-                raise PublishConflict(
-                    f"Somebody is publishing here. If nobody is, remove {lock.name} and try again."
-                ) from None
+            raise BundleUnreachable(f"'{name}' cannot be written ({type(error).__name__}).") from None
+        try:
+            os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            raise PublishConflict(
+                f"Somebody is publishing here. If nobody is, remove {lock.name} and try again."
+            ) from None
+        except OSError as error:
             raise BundleUnreachable(f"'{name}' cannot be written ({type(error).__name__}).") from None
         try:
             try:

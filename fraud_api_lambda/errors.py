@@ -5,11 +5,13 @@
     FraudError
     |-- SettingsError            a FRAUD_* setting is wrong; the process refuses to start
     |-- RulesError               a rules file is refused; carries rule id and position
+    |   `-- RuleFailed           a rule in force cannot be evaluated; carries the rules that fired all the same
     |-- BundleError              a bundle cannot be served; ``state`` is what /ready says
     |   |-- BundleMissing        nothing has been published at this address yet
     |   |-- BundleUnreachable    the address did not answer, or refused us
     |   `-- BundleRefused        it answered, and what it holds is not to be trusted or understood
     |-- PublishConflict          the pointer moved while a bundle was being published
+    |-- StoreUnavailable         a store did not answer in time, refused, or broke
     `-- RequestError             becomes an RFC 9457 problem; ``status`` is the HTTP status
         |-- InvalidRequest       422: the body is not what the contract says
         |-- RequestTooLarge      413
@@ -19,7 +21,7 @@ No message ever repeats a value that was sent: messages name fields and choices.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class FraudError(Exception):
@@ -44,6 +46,14 @@ class RulesError(FraudError):
         self.column = column
 
 
+class RuleFailed(RulesError):
+    """A rule in force could not be evaluated for one transaction. ``fired``: those of the other rules that fired."""
+
+    def __init__(self, rule: str, fired: tuple[Any, ...]):
+        super().__init__(f"Rule '{rule}' cannot be evaluated.", rule=rule)
+        self.fired = fired
+
+
 class BundleError(FraudError):
     """A bundle cannot be served."""
 
@@ -64,6 +74,13 @@ class BundleRefused(BundleError):
 
 class PublishConflict(FraudError):
     """Somebody else published between our read of the pointer and our write."""
+
+
+class StoreUnavailable(FraudError):
+    """A store did not answer in time, refused, or broke. Whether a write under way took effect is not known.
+
+    The message is made here, never by a driver: a driver's text may hold addresses, user names or passwords.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ sealing. A row's contributions are then one look-up a leaf.
 import io
 import json
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,6 +131,8 @@ class Forest:
                 raise BundleRefused("A forest's leaf table has the wrong shape.")
             if table.table.shape != (leaves, 1 << tested, tested) or not np.isfinite(table.table).all():
                 raise BundleRefused("A forest's leaf table has the wrong shape or a value that is not finite.")
+            if np.isnan(table.low).any() or np.isnan(table.high).any():
+                raise BundleRefused("A forest's leaf table has a bound that is not a number.")
             if leaves and (table.feature.min() < 0 or table.feature.max() >= self.width):
                 raise BundleRefused("A forest's leaf table names a feature that does not exist.")
         return depth
@@ -209,13 +212,13 @@ class Forest:
 
         def take(name: str, kind: type[np.generic], dimensions: int) -> npt.NDArray[Any]:
             array = named.get(name)
-            if array is None or array.dtype != kind or array.ndim != dimensions or (not array.size and name == "root"):
+            if not isinstance(array, np.ndarray) or array.dtype != kind or array.ndim != dimensions:
                 raise BundleRefused(f"The forest's array '{name}' is missing or has the wrong type.")
             return array
 
         scalars = take("scalars", np.float64, 1)
-        if len(scalars) != 3 or not np.isfinite(scalars).all():
-            raise BundleRefused("The forest's array 'scalars' is not three finite numbers.")
+        if len(scalars) != 3 or not (np.abs(scalars) <= np.finfo(np.float32).max).all() or scalars[0] % 1:
+            raise BundleRefused("The forest's array 'scalars' is not a width and two finite numbers.")
         tables = []
         for tested in range(1, MAX_DEPTH + 1):
             if f"leaf{tested}.table" in named:
@@ -251,8 +254,14 @@ def pack(forest: Forest) -> bytes:
 def unpack(data: bytes) -> Forest:
     """The inverse of :func:`pack`. Raises ``BundleRefused`` for anything that is not one."""
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as members:
+            # Stored as they are, as pack writes them: then nothing unfolds to more memory than the file has bytes.
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+                raise BundleRefused("forest.npz is compressed; it is sealed without.")
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             named = {name: archive[name] for name in archive.files}
+    except BundleRefused:
+        raise
     except Exception as error:  # zipfile and numpy raise many kinds; all of them mean the same here
         raise BundleRefused(f"forest.npz cannot be read ({type(error).__name__}).") from None
     return Forest.from_arrays(named)

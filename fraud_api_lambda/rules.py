@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .errors import RulesError
+from .errors import RuleFailed, RulesError
 from .features import FEATURES, Floats, describe, type_name
 from .schemas import DecidedBy, Event, Thresholds
 from .settings import Outcome
@@ -66,18 +66,21 @@ class RuleSet:
         """The enabled rules whose expression is true of this event and its filled columns, in file order.
 
         A rule about an attribute that was not sent does not fire: absent is missing, not an error. Raises
-        :class:`RulesError` when any other expression cannot be evaluated.
+        :class:`RuleFailed`, with what fired beside it, when any other expression cannot be evaluated.
         """
         if not self._active:
             return ()
         activation = _environment(self.columns).Activation(self._variables(event, filled))
-        found = []
+        found: list[Rule] = []
+        failed = None
         for rule in self._active:
             value = rule.program.eval(activation).value()
             if value is True:
                 found.append(rule)
             elif value is not False and "attributes" not in rule.expression:
-                raise RulesError(f"Rule '{rule.id}' cannot be evaluated.", rule=rule.id)
+                failed = failed or rule.id
+        if failed:
+            raise RuleFailed(failed, tuple(found))
         return tuple(found)
 
     def _variables(self, event: Event, filled: Floats) -> dict[str, object]:
@@ -145,7 +148,7 @@ def _rule(item: object, number: int, columns: tuple[str, ...]) -> Rule:
             f"Rule '{rule_id}' has the unknown member '{unknown[0][:40]}'. Choices are: {choices}.", rule=rule_id
         )
     outcome, reason, enabled = item.get("outcome"), item.get("reason", ""), item.get("enabled", True)
-    if outcome not in GRAVITY:
+    if not isinstance(outcome, str) or outcome not in GRAVITY:
         raise RulesError(f"Rule '{rule_id}' needs an outcome: {', '.join(get_args(Outcome))}.", rule=rule_id)
     if not isinstance(reason, str) or len(reason) > 300 or not isinstance(enabled, bool):
         raise RulesError(f"Rule '{rule_id}': 'reason' is text, 'enabled' is true or false.", rule=rule_id)
@@ -177,7 +180,15 @@ def compile_expression(expression: str, columns: tuple[str, ...], rule_id: str |
     return program
 
 
-_LITERAL = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|(?<![\w.])(\d+)(?![\w.])""")
+#: What is left alone (comments; raw, triple and plain strings), or else a whole number.
+_LITERAL = re.compile(
+    r"""(//[^\n]*"""
+    r"""|[rR](?:"{3}.*?"{3}|'{3}.*?'{3}|"[^"]*"|'[^']*')"""
+    r"""|"{3}(?:\\.|[^\\])*?"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+    r"""|(?<![\w.])(\d+)(?![\w.])""",
+    re.DOTALL,
+)
+_MIXED = re.compile(r"applied to '\((double, int|int, double)\)'")
 
 
 def _with_doubles(expression: str) -> str:
@@ -190,11 +201,15 @@ def _named(rule_id: str | None) -> str:
 
 def _compile_error(text: str, rule_id: str | None) -> RulesError:
     # The library's text is "INVALID_ARGUMENT: ERROR: <input>:1:20: message \n | source \n | ..^ [INVALID_ARGUMENT]".
-    match = re.search(r"<input>:(\d+):(\d+): ([^\n]*)", text)
-    if match is None:
+    found = re.findall(r"<input>:(\d+):(\d+): ([^\n]*)", text)
+    if not found:
         return RulesError(f"{_named(rule_id)} is not valid CEL.", rule=rule_id)
-    line, column = int(match.group(1)), int(match.group(2))
-    message = match.group(3).replace(" (in container '')", "").strip()
+    # `amount > 2000` alone is no mistake here: where there is another one, that is the one to tell.
+    where = next((item for item in found if not _MIXED.search(item[2])), found[0])
+    line, column = int(where[0]), int(where[1])
+    message = where[2].replace(" (in container '')", "").strip()
+    if _MIXED.search(message):
+        message += "; write the number as a double, such as 2000.0"
     return RulesError(
         f"{_named(rule_id)}, line {line}, column {column}: {message}", rule=rule_id, line=line, column=column
     )

@@ -7,6 +7,7 @@ replay makes the same conversion with :func:`to_minor`, so a cent is a cent on b
 
 import bisect
 import difflib
+import json
 import math
 import re
 import secrets
@@ -43,10 +44,21 @@ AttributeName = Annotated[str, Field(min_length=1, max_length=64)]
 AttributeValue = Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=256)]
 
 
+def _tell_other_names(schema: dict[str, Any]) -> None:
+    """Complete the published schema: a document that is accepted under another name validates under it too."""
+    properties = schema["properties"]
+    for other, name in _ALIASES.items():
+        properties[other] = {**properties[name], "title": other, "description": f"Another name of `{name}`."}
+    value = properties["attributes"]["anyOf"][0]["additionalProperties"]
+    schema["patternProperties"] = {"^(Time|V([1-9]|1[0-9]|2[0-8]))$": value}
+    del schema["required"]
+    schema["anyOf"] = [{"required": ["amount"]}, {"required": ["Amount"]}]
+
+
 class Transaction(BaseModel):
     """One transaction to judge. Only ``amount`` is required; what is absent is missing, never zero."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra=_tell_other_names)
 
     amount: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = Field(
         description="In `currency`; zero is legal. Also accepted as `Amount`.", examples=[4500.0]
@@ -246,11 +258,28 @@ def rfc3339(time_ms: int) -> str:
 
 
 def parse_json(body: bytes) -> Any:
-    """``body`` as JSON; NaN and Infinity are not JSON. Raises ``InvalidRequest``."""
+    """``body`` as JSON in UTF-8; NaN and Infinity are not JSON. Raises ``InvalidRequest``.
+
+    A name that stands twice in one object is refused: readers differ in which of the two they take, and what a gateway
+    or a log has seen must be what was judged.
+    """
     try:
-        return from_json(body, allow_inf_nan=False)
+        data = from_json(body, allow_inf_nan=False)
     except ValueError:
         raise InvalidRequest("The body is not JSON.", (FieldError("body", "must be a JSON object"),)) from None
+    try:
+        _ONCE.decode(body.decode())  # what passed above is valid UTF-8 and not deep
+    except ValueError:
+        raise InvalidRequest("A name is sent twice.", (FieldError("body", "must hold each name once"),)) from None
+    return data
+
+
+def _once(members: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in members}) < len(members):
+        raise ValueError
+
+
+_ONCE = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def parse_transaction(data: Any) -> Transaction:
@@ -258,13 +287,14 @@ def parse_transaction(data: Any) -> Transaction:
 
     Raises :class:`~fraud_api_lambda.errors.InvalidRequest` naming every field that is wrong.
     """
+    sent_as: dict[str, str] = {}
     if isinstance(data, dict) and not data.keys().isdisjoint(_FOREIGN):
-        data = _rename(data)
+        data, sent_as = _rename(data)
     try:
         return Transaction.model_validate(data)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False, include_context=True)
-        found = dict.fromkeys(map(_field_error, details[:40]))
+        found = dict.fromkeys(_field_error(detail, sent_as) for detail in details[:40])
         raise InvalidRequest("The transaction is not valid.", tuple(found)[:20]) from None
 
 
@@ -344,20 +374,27 @@ def _parse_time(text: str) -> int:
     return time_ms
 
 
-def _rename(data: dict[str, Any]) -> dict[str, Any]:
-    """Other names become ours, V1..V28 and Time become attributes; a thing sent under two names is an error."""
+def _rename(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Other names become ours, V1..V28 and Time become attributes; a thing sent under two names is an error.
+
+    Also returns the names that were sent, by the paths that they now have.
+    """
     renamed = {key: value for key, value in data.items() if key not in _FOREIGN}
     attributes = renamed.get("attributes")
     placed: dict[str, Any] = dict(attributes) if isinstance(attributes, dict) else {}
-    for key in _FOREIGN.intersection(data):
+    sent_as: dict[str, str] = {}
+    for key in data:
+        if key not in _FOREIGN:
+            continue
         target, name = (placed, key) if key in CARD_COLUMNS else (renamed, _ALIASES[key])
         if name in target:
             message = f"is another name of {name}: send one of them" if name != key else "is sent twice"
             raise InvalidRequest("The transaction is not valid.", (FieldError(key, message),))
         target[name] = data[key]
+        sent_as[f"attributes.{name}" if target is placed else name] = key
     if placed and (attributes is None or isinstance(attributes, dict)):
         renamed["attributes"] = placed
-    return renamed
+    return renamed, sent_as
 
 
 def _unknown(key: str) -> str:
@@ -396,9 +433,11 @@ _LIMITS = {
 }
 
 
-def _field_error(error: ErrorDetails) -> FieldError:
+def _field_error(error: ErrorDetails, sent_as: Mapping[str, str]) -> FieldError:
     kind = error["type"]
-    if kind == "extra_forbidden":
+    if error["loc"][:1] == ("attributes",) and kind in {"float_type", "string_type"}:
+        message = "must be a number or text"
+    elif kind == "extra_forbidden":
         message = _unknown(str(error["loc"][-1]))
     elif kind in _LIMITS:
         template, key = _LIMITS[kind]
@@ -411,7 +450,8 @@ def _field_error(error: ErrorDetails) -> FieldError:
         }.get(location, "has a form that is not accepted")
     else:
         message = _MESSAGES.get(kind, "is not valid")
-    return FieldError(_location(error["loc"]), message)
+    path = _location(error["loc"])
+    return FieldError(sent_as.get(path, path), message)
 
 
 def _location(loc: Sequence[int | str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .errors import InvalidRequest, RulesError
+from .errors import InvalidRequest, RuleFailed
 from .features import FeatureSet, Floats, describe, fill, type_name
 from .model import FraudModel, Singles
 from .reload import ModelSource, Served
@@ -107,9 +107,9 @@ class FraudScorer:
         thresholds = served.model.thresholds if served else None
         try:
             fired = rules.fired(event, filled)
-        except RulesError as error:
+        except RuleFailed as error:  # one rule's fault does not silence the others
             log.error("a rule cannot be evaluated", extra={"rule": error.rule})
-            fired, degraded = (), [*degraded, "rules"]
+            fired, degraded = error.fired, [*degraded, "rules"]
         verdict = decide(probability, fired, thresholds, self.without_model)
         reasons: tuple[Reason, ...] = ()
         wanted = verdict.outcome != "approve" if explain is None else explain

@@ -50,13 +50,15 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             raise SettingsError(f"Unknown setting {name}. Did you mean {near[0]}? Known are: {', '.join(known)}.")
         field = _FIELDS[name]
         text = environ[name].strip()
+        if not text:
+            continue  # compose files and templates pass on what was not set as an empty text
         if field == "cors_origins":
             values[field] = tuple(item.strip() for item in text.split(",") if item.strip())
         elif field == "without_model":
             values[field] = _choice(name, text.lower(), get_args(Outcome))
         elif field == "log_level":
             values[field] = _choice(name, text.upper(), get_args(LogLevel))
-        elif text:
+        else:
             values[field] = text
     settings = Settings(**values)  # type: ignore[arg-type]  # each value was converted for its field above
     scheme_of(settings.model_url, "model", ("file", "s3"))
