@@ -10,7 +10,8 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -22,14 +23,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import __version__
-from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, RequestTooLarge
+from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, RequestTooLarge, StoreUnavailable
 from .reload import ModelSource
 from .schemas import (
     DECISION,
     Batch,
     BatchResult,
     Decision,
-    Problem,
     Transaction,
     parse_batch,
     parse_json,
@@ -41,6 +41,8 @@ log = logging.getLogger("fraud.app")
 
 MAX_BODY = 64 * 1024
 MAX_BATCH_BODY = 6 * 2**20  # what Lambda takes at most
+#: Requests that may wait for a store over the network at once.
+THREADS = 16
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 #: Bodies that other fraud APIs' callers send: accepted as they stand, and the examples under /docs.
@@ -65,12 +67,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> FastAPI:
     """The application around a scorer. Does no I/O; a background task looks for new bundles while it is served."""
     source = scorer.source
+    # A store inside the process answers at once, and nothing may come between its read and its swap; one over the
+    # network is waited for in a thread, so that its slowness holds up nobody else.
+    threads = None if scorer.store.inline else ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
+
+    async def _call[**P, T](call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if threads is None:
+            return call(*args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(threads, lambda: call(*args, **kwargs))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(_watch(source))
         yield
         watching.cancel()
+        if threads is not None:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(
         title="Fraud detection",
@@ -109,7 +121,7 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
     async def predict(request: Request) -> Response:
         explain = _explain(request)
         transaction = parse_transaction(parse_json(await _body(request, MAX_BODY)))
-        return _json(DECISION.dump_json(scorer.score(transaction, explain)))
+        return _json(DECISION.dump_json(await _call(scorer.score, transaction, explain)))
 
     @app.post(
         "/predict/batch",
@@ -124,7 +136,7 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
     async def predict_batch(request: Request) -> Response:
         explain = _explain(request)
         items = parse_batch(await _body(request, MAX_BATCH_BODY))
-        answers = scorer.score_many([_or_problem(item) for item in items], explain)
+        answers = await _call(scorer.score_many, [_or_problem(item) for item in items], explain)
         parts = []
         for index, answer in enumerate(answers):
             if isinstance(answer, Decision):
@@ -152,7 +164,7 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
 
     @app.get("/ready", summary="Whether a model is served", response_model=None, responses={503: {}})
     async def ready() -> Response:
-        return _ready(source)
+        return _ready(source, await _call(_store_state, scorer))
 
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -271,16 +283,37 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return _problem_response(problem, dict(error.headers) if error.headers else None)
 
 
-def _ready(source: ModelSource) -> Response:
-    """200 while a model is served, even where the last look for a newer one failed; that is told all the same."""
+def _store_state(scorer: FraudScorer) -> str:
+    try:
+        scorer.store.check()
+    except StoreUnavailable:
+        return "unavailable"
+    return "ok"
+
+
+def _ready(source: ModelSource, store: str) -> Response:
+    """200 while a model is served, even where the last look for a newer one failed or the feature store does not
+    answer: scores are still given, flagged. Both are told.
+    """
     trouble = source.trouble
     if source.served is not None:
-        body: dict[str, Any] = {"status": "ready", "model": "ok", "model_version": source.served.version}
+        body: dict[str, Any] = {
+            "status": "ready",
+            "model": "ok",
+            "model_version": source.served.version,
+            "feature_store": store,
+        }
         if trouble is not None:
             body["last_refresh"] = {"model": trouble.state, "detail": trouble.detail}
         return _json(to_json(body))
     state, detail = (trouble.state, trouble.detail) if trouble else ("missing", "No bundle is loaded.")
-    body = {"status": "degraded", "model": state, "detail": detail, "rules_version": source.rules.version}
+    body = {
+        "status": "degraded",
+        "model": state,
+        "detail": detail,
+        "rules_version": source.rules.version,
+        "feature_store": store,
+    }
     return _json(to_json(body), 503)
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from .app import create_app
 from .bundle import parse_public_keys
 from .errors import BundleMissing, BundleUnreachable
+from .feature_store import open_feature_store
 from .reload import ModelSource
 from .schemas import now_ms
 from .scoring import FraudScorer
@@ -30,7 +31,10 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     configure_logging(settings.log_level)
     source = ModelSource(settings.model_url, lambda: public_keys(settings.model_public_keys, on_aws=on_aws))
     source.refresh()
-    scorer = FraudScorer(source, without_model=settings.without_model, clock=clock)
+    store = open_feature_store(settings.feature_store_url, budget_ms=settings.deadline_ms)
+    scorer = FraudScorer(
+        source, store, without_model=settings.without_model, budget_ms=settings.deadline_ms, clock=clock
+    )
     return create_app(scorer, cors_origins=settings.cors_origins)
 
 

@@ -366,17 +366,20 @@ def micro(degrees: float) -> int:
 class Past:
     """The profiles of one event's parties, read before it and updated after it.
 
-    ``profiles`` maps each of :meth:`parties` that is known to its profile; the others are blank. A profile that had
-    expired when the event was ``received`` (ms) counts as blank.
+    ``states`` maps parties to profiles; a party that is not there, or had expired when the event was ``received`` (ms),
+    gets a blank one. It is shared on purpose: the events of one request see one another's updates.
     """
 
-    def __init__(self, event: Event, states: Mapping[str, list[int]], received: int):
+    def __init__(self, event: Event, states: dict[str, list[int]], received: int):
         self.received = received
         self.key = profiles.id64(event.transaction_id)
-        self.states = {party: states.get(party) or profiles.blank() for party in self.parties(event)}
-        for party, s in self.states.items():
-            if s[profiles.FIRST_SEEN] >= 0 and received - s[profiles.LAST_RECEIVED] > profiles.EXPIRES_MS:
-                self.states[party] = profiles.blank()
+        self.states = states
+        for party in self.parties(event):
+            s = states.get(party)
+            if s is None or (
+                s[profiles.FIRST_SEEN] >= 0 and received - s[profiles.LAST_RECEIVED] > profiles.EXPIRES_MS
+            ):
+                states[party] = profiles.blank()
         self._customer = profiles.id64(event.customer_id) if event.customer_id else profiles.NOBODY
         self._counterparty = profiles.id64(event.counterparty_id) if event.counterparty_id else profiles.NOBODY
         self._placed = event.lat == event.lat and event.long == event.long
@@ -410,8 +413,8 @@ class Past:
             state = self.states[event.counterparty_id]
             counterparty_features(state, event.time_ms, self.key, minor_factor, delay_days, work, row)
 
-    def after(self, event: Event, *, again: bool = False) -> list[str]:
-        """Update the profiles by the event; the parties whose profile changed.
+    def after(self, event: Event, *, only: Sequence[str] | None = None, again: bool = False) -> list[str]:
+        """Update the profiles by the event (``only`` some of its parties); the parties whose profile changed.
 
         ``again`` re-applies an event that may have been applied before: it is skipped where the ring cannot prove that
         it was not.
@@ -424,7 +427,7 @@ class Past:
             (event.device_id, profiles.SENT, self._customer),
         )
         for role, (party, side, other) in enumerate(sides):
-            if not party:
+            if not party or (only is not None and party not in only):
                 continue
             s = self.states[party]
             if again and not profiles.provably_new(s, side, received):
@@ -492,6 +495,11 @@ class FeatureSet:
         if self.attributes:
             row.extend(self._attributes(event.attributes))
         return np.array(row)
+
+    def check(self, event: Event) -> None:
+        """Raise ``InvalidRequest`` for an event that :meth:`compute` would refuse."""
+        for _ in self._attributes(event.attributes):
+            pass
 
     def _attributes(self, sent: Mapping[str, float | str]) -> Iterable[float]:
         for attribute in self.attributes:

@@ -2,12 +2,15 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from .errors import InvalidRequest, RuleFailed
+from .feature_store import FeatureStore
 from .features import FeatureSet, Floats, describe, fill, type_name
+from .history import History
 from .model import FraudModel, Singles
 from .reload import ModelSource, Served
 from .rules import Rule, Verdict, decide, default_rules
@@ -30,9 +33,19 @@ class FraudScorer:
     ``without_model`` is the outcome where neither a model nor a rule has a say; ``clock`` gives ms of UTC.
     """
 
-    def __init__(self, source: ModelSource, *, without_model: Outcome = "review", clock: Callable[[], int] = now_ms):
+    def __init__(
+        self,
+        source: ModelSource,
+        store: FeatureStore,
+        *,
+        without_model: Outcome = "review",
+        budget_ms: int = 250,
+        clock: Callable[[], int] = now_ms,
+    ):
         self.source = source
+        self.store = store
         self.without_model = without_model
+        self.budget_s = budget_ms / 1000
         self.clock = clock
 
     def score(self, transaction: Transaction, explain: bool | None = None) -> Decision:
@@ -42,45 +55,58 @@ class FraudScorer:
         """
         served = self.source.served
         event = self._event(transaction, served)
-        columns = self._features(served).compute(event)
+        history = self._history([event])
+        past = history.before(event)
+        columns = self._features(served).compute(event, past)
+        history.apply(event, past)
+        history.save()
         if served is None:
-            return self._decide(None, event, columns, None, None, explain)
+            return self._decide(None, event, columns, None, None, explain, history)
         filled = fill(columns, served.model.population)
         vector = served.model.vector(filled)
         probability = served.model.probability(vector)
-        return self._decide(served, event, filled, vector, probability, explain, columns)
+        return self._decide(served, event, filled, vector, probability, explain, history, columns)
 
     def score_many(
         self, transactions: Sequence[Transaction | InvalidRequest], explain: bool | None = None
     ) -> list[Decision | InvalidRequest]:
-        """Judge many; each answer equals :meth:`score`'s to the bit. A problem given or met stands in its place."""
+        """Judge many in their order, each with those before it in its past; a problem stands in its place.
+
+        Each answer equals, to the bit, what :meth:`score` would say one by one.
+        """
         served = self.source.served
         features = self._features(served)
-        answers: list[Decision | InvalidRequest | None] = [None] * len(transactions)
+        answers: list[Decision | InvalidRequest | None] = [
+            item if isinstance(item, InvalidRequest) else None for item in transactions
+        ]
         events: list[tuple[int, Event]] = []
-        rows: list[Floats] = []
         for index, transaction in enumerate(transactions):
-            if isinstance(transaction, InvalidRequest):
-                answers[index] = transaction
-                continue
-            try:
-                event = self._event(transaction, served)
-                rows.append(features.compute(event))
-                events.append((index, event))
-            except InvalidRequest as problem:
-                answers[index] = problem
+            if not isinstance(transaction, InvalidRequest):
+                try:
+                    event = self._event(transaction, served)
+                    features.check(event)
+                    events.append((index, event))
+                except InvalidRequest as problem:
+                    answers[index] = problem
         if events:
+            history = self._history([event for _, event in events])
+            rows = []
+            for _, event in events:
+                past = history.before(event)
+                rows.append(features.compute(event, past))
+                history.apply(event, past)
+            history.save()
             columns = np.stack(rows)
             if served is None:
                 for (index, event), row in zip(events, columns, strict=True):
-                    answers[index] = self._decide(None, event, row, None, None, explain)
+                    answers[index] = self._decide(None, event, row, None, None, explain, history)
             else:
                 filled = fill(columns, served.model.population)
                 vectors = served.model.vector(filled)
                 scores = served.model.probabilities(vectors).tolist()
                 for at, (index, event) in enumerate(events):
                     answers[index] = self._decide(
-                        served, event, filled[at], vectors[at], scores[at], explain, columns[at]
+                        served, event, filled[at], vectors[at], scores[at], explain, history, columns[at]
                     )
         return [answer for answer in answers if answer is not None]
 
@@ -91,6 +117,9 @@ class FraudScorer:
     def _features(self, served: Served | None) -> FeatureSet:
         return served.model.features if served else _WITHOUT_BUNDLE
 
+    def _history(self, events: Sequence[Event]) -> History:
+        return History(self.store, events, received=self.clock(), deadline=time.monotonic() + self.budget_s)
+
     def _decide(
         self,
         served: Served | None,
@@ -99,10 +128,13 @@ class FraudScorer:
         vector: Singles | None,
         probability: float | None,
         explain: bool | None,
+        history: History,
         columns: Floats | None = None,
     ) -> Decision:
         """Rules, policy, reasons, answer. ``columns`` are the raw features, ``filled`` the same without gaps."""
         degraded: list[Degraded] = [] if served else ["model"]
+        if not history.available:
+            degraded.append("feature_store")
         rules = served.rules if served else default_rules()
         thresholds = served.model.thresholds if served else None
         try:

@@ -28,6 +28,11 @@ class Settings:
     #: Keys whose bundles are trusted: ``key_id:base64`` items separated by commas or white space, ``file://path`` of
     #: a file that holds such items, or ``ssm:name`` of a parameter that does.
     model_public_keys: str = "file://keys/development.pub"
+    #: Where the parties' profiles lie: ``memory://``, ``sqlite:///path``, ``redis://``, ``rediss://``,
+    #: ``dynamodb://table``.
+    feature_store_url: str = "sqlite:///data/profiles.db"
+    #: What one request may take of everybody's patience, in milliseconds; every call's time limit comes from it.
+    deadline_ms: int = 250
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
     #: Origins a browser may call from, separated by commas; empty: none.
@@ -54,6 +59,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             continue  # compose files and templates pass on what was not set as an empty text
         if field == "cors_origins":
             values[field] = tuple(item.strip() for item in text.split(",") if item.strip())
+        elif field == "deadline_ms":
+            if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
+                raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
+            values[field] = int(text)
         elif field == "without_model":
             values[field] = _choice(name, text.lower(), get_args(Outcome))
         elif field == "log_level":
