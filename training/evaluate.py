@@ -9,7 +9,7 @@ import pandas as pd
 
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda import features as rule
-from fraud_api_lambda.errors import BundleMissing, RulesError, SettingsError
+from fraud_api_lambda.errors import BundleMissing, RuleFailed, SettingsError
 from fraud_api_lambda.features import Floats, fill
 from fraud_api_lambda.model import FraudModel, Singles, calibrate
 from fraud_api_lambda.reload import Served, load
@@ -116,14 +116,15 @@ def _policy(
     served: Served, frame: pd.DataFrame, filled: Floats, probability: Floats, by_model: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.int8]:
     policy = by_model.copy()
-    if not any(rule.enabled for rule in served.rules.rules):
+    if served.rules.silent:
         return policy
     thresholds = served.model.thresholds
     for at, (event, row) in enumerate(zip(replay.events(frame, served.model.rates), filled, strict=True)):
         try:
             fired = served.rules.fired(event, row)
-        except RulesError:
-            continue  # the service decides such a row without rules, and flags it
-        if fired:
-            policy[at] = GRAVITY[decide(float(probability[at]), fired, thresholds, "review").outcome]
+        except RuleFailed as error:
+            fired = error.fired  # as the service does: one rule's fault does not silence the others
+        listed = served.rules.listed(event)
+        if fired or listed:
+            policy[at] = GRAVITY[decide(float(probability[at]), fired, thresholds, "review", listed).outcome]
     return policy
