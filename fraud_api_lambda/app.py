@@ -29,7 +29,6 @@ from .schemas import (
     Batch,
     BatchResult,
     Decision,
-    Problem,
     Transaction,
     parse_batch,
     parse_json,

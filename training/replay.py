@@ -4,6 +4,7 @@ The arithmetic is ``fraud_api_lambda.features``, compiled: the very functions th
 run here on a million rows. Nothing about a feature is stated twice.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fraud_api_lambda import features as rule
+from fraud_api_lambda.bundle import MAX_RATE
 from fraud_api_lambda.errors import SettingsError
 from fraud_api_lambda.features import Attribute, FeatureSet, Floats, TimeZone
 from fraud_api_lambda.schemas import TYPES, Event, RateTable
@@ -23,6 +25,7 @@ from .dataset import DataError
 
 #: A text attribute becomes one flag for each of its most frequent levels, at most so many.
 MAX_LEVELS = 30
+_CURRENCY = re.compile(r"[A-Z]{3}")
 
 _transaction_features = numba.njit(rule.transaction_features, cache=True)
 _zone_offset = numba.njit(rule.zone_offset, cache=True)
@@ -188,12 +191,26 @@ def time_zone(name: str, first_year: int = 2000, last_year: int = 2060) -> TimeZ
 
 
 def rate_table(base: str, minor_units: int, tables: Mapping[str, Mapping[str, float]]) -> RateTable:
-    """Dated tables, by ISO date (UTC midnight) -> units of ``base`` for one unit of each currency."""
-    dated = sorted(
-        (int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000), dict(rates))
-        for day, rates in tables.items()
-    )
-    return RateTable(base, minor_units, tuple(dated))
+    """Dated tables, by ISO date (UTC midnight) -> units of ``base`` for one unit of each currency.
+
+    Raises ``SettingsError`` for what no bundle can hold: a training run must not find out at its end.
+    """
+    if not _CURRENCY.fullmatch(base):
+        raise SettingsError(f"The base currency '{base}' is no ISO 4217 code such as USD.")
+    dated = []
+    for day, rates in tables.items():
+        try:
+            start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+        except ValueError:
+            raise SettingsError(f"'{day}' is not the day from which rates are valid, such as 2026-01-01.") from None
+        for code, rate in rates.items():
+            if not _CURRENCY.fullmatch(code) or not 0 < rate <= MAX_RATE:
+                raise SettingsError(
+                    f"The rate of {code} from {day} on is not of the form CODE: number above 0 and at most "
+                    f"{MAX_RATE:g} (units of {base} for one {code})."
+                )
+        dated.append((int(start.timestamp() * 1000), dict(rates)))
+    return RateTable(base, minor_units, tuple(sorted(dated, key=lambda table: table[0])))
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> Floats:
