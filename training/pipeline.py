@@ -62,6 +62,13 @@ class ScaledSMOTE(BaseSampler):  # type: ignore[misc]
         self.flags = flags
         self.seed = seed
 
+    def fit_resample(self, X: Any, y: Any, **rest: Any) -> tuple[Any, Any]:
+        """As every sampler's; a column that no row has (it is recorded from later on) stays empty."""
+        empty = np.isnan(X).all(axis=0)
+        grown, labels = super().fit_resample(np.where(empty, 0.0, X).astype(X.dtype) if empty.any() else X, y, **rest)
+        grown[:, empty] = np.nan
+        return grown, labels
+
     def _fit_resample(self, X: Any, y: Any, **_: Any) -> tuple[Any, Any]:
         frauds = int((y == 1).sum())
         legitimate = len(y) - frauds
@@ -129,6 +136,8 @@ def calibrated(
     with warnings.catch_warnings():
         # "sample weights will only be used for the calibration": which is what is meant here.
         warnings.filterwarnings("ignore", message="Since FrozenEstimator does not appear to accept sample_weight")
+        # Folds without a fraud are no matter: the frozen pipeline predicts the same in all of them.
+        warnings.filterwarnings("ignore", message="The least populated class in y")
         return CalibratedClassifierCV(FrozenEstimator(pipeline), method="sigmoid").fit(X, y, sample_weight=weight)
 
 
