@@ -42,7 +42,7 @@ def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:
     """The trusted keys by id. Raises ``SettingsError`` where they are malformed, ``BundleError`` where not there."""
     if setting.startswith("file://"):
         try:
-            text = Path(setting.removeprefix("file://")).read_text()
+            text = Path(setting.removeprefix("file://")).read_text(errors="replace")
         except OSError:
             raise BundleMissing(
                 "The file that FRAUD_MODEL_PUBLIC_KEYS names cannot be read. "

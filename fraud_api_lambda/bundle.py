@@ -44,6 +44,8 @@ SERVED: Final = ("forest.npz", "golden.json", "rules.yaml", "metrics.json")
 
 _MAX_SMALL = 4 * 2**20  # a pointer, a signature or a manifest larger than this is not one
 _MAX_FILE = 256 * 2**20
+#: Units of the base currency for one of another: so many at most, or money would leave what a float64 counts exactly.
+MAX_RATE: Final = 1_000.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _KEY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: What a signature is of, so that one kind of signed text can never pass for another.
@@ -188,7 +190,7 @@ class Zone(_Part):
 
 class Rates(_Part):
     from_ms: int
-    rates: Mapping[str, Annotated[float, Field(gt=0, le=1_000)]]
+    rates: Mapping[str, Annotated[float, Field(gt=0, le=MAX_RATE)]]
 
 
 class Currency(_Part):

@@ -25,7 +25,9 @@ def behind_gateway(app: ASGIApp) -> Any:
             inner = event.get("path") or event.get("rawPath") or ""
             outer = (event.get("requestContext") or {}).get("path") or ""
             if inner and outer != inner and outer.endswith(inner):
-                scope = {**scope, "root_path": outer[: -len(inner)]}
+                stage = outer[: -len(inner)]
+                # Both, as ASGI has it: where the path lacks the stage, a stage called "model" would swallow /model.
+                scope = {**scope, "root_path": stage, "path": stage + scope["path"]}
         await app(scope, receive, send)
 
     return staged

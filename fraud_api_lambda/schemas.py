@@ -294,8 +294,8 @@ def parse_transaction(data: Any) -> Transaction:
         return Transaction.model_validate(data)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False, include_context=True)
-        found = dict.fromkeys(_field_error(detail, sent_as) for detail in details[:40])
-        raise InvalidRequest("The transaction is not valid.", tuple(found)[:20]) from None
+        found = dict.fromkeys(_field_error(detail, sent_as) for detail in details[:20])
+        raise InvalidRequest("The transaction is not valid.", tuple(found)) from None
 
 
 def parse_batch(body: bytes) -> list[Any]:
@@ -398,7 +398,7 @@ def _rename(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, _KNOWN, n=1)
+    near = difflib.get_close_matches(key, _KNOWN, n=1) if len(key) <= 40 else []  # it takes its time on long ones
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"is not a known field.{hint} Your own columns go in attributes"
 

@@ -22,6 +22,10 @@ def flatten(booster: xgb.Booster, width: int) -> Forest:
     model = learner["gradient_booster"]
     if model["name"] != "gbtree" or learner["objective"]["name"] != "binary:logistic":
         raise BundleRefused("Only binary:logistic models of gbtree can be sealed.")
+    if not model["model"]["trees"]:
+        raise BundleRefused("A model without a tree cannot be sealed.")
+    if any(weight != 1 for weight in model["model"].get("weight_drop") or ()):
+        raise BundleRefused("A model with dropout weights its trees; only plain ones can be sealed.")
     bias = _bias(whole, width)
     trees = [_breadth_first(tree) for tree in model["model"]["trees"]]
     offsets = np.cumsum([0, *(len(tree["feature"]) for tree in trees)])

@@ -62,6 +62,13 @@ class ScaledSMOTE(BaseSampler):  # type: ignore[misc]
         self.flags = flags
         self.seed = seed
 
+    def fit_resample(self, X: Any, y: Any, **rest: Any) -> tuple[Any, Any]:
+        """As every sampler's; a column that no row has (it is recorded from later on) stays empty."""
+        empty = np.isnan(X).all(axis=0)
+        grown, labels = super().fit_resample(np.where(empty, 0.0, X).astype(X.dtype) if empty.any() else X, y, **rest)
+        grown[:, empty] = np.nan
+        return grown, labels
+
     def _fit_resample(self, X: Any, y: Any, **_: Any) -> tuple[Any, Any]:
         frauds = int((y == 1).sum())
         legitimate = len(y) - frauds

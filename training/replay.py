@@ -5,6 +5,7 @@ run here on a million rows. Nothing about a feature is stated twice.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from numba.extending import register_jitable
 
 from fraud_api_lambda import features as rule
 from fraud_api_lambda import profiles
+from fraud_api_lambda.bundle import MAX_RATE
 from fraud_api_lambda.errors import SettingsError
 from fraud_api_lambda.features import Attribute, FeatureSet, Floats, TimeZone
 from fraud_api_lambda.schemas import TYPES, Event, RateTable
@@ -29,6 +31,7 @@ Ints = npt.NDArray[np.int64]
 
 #: A text attribute becomes one flag for each of its most frequent levels, at most so many.
 MAX_LEVELS = 30
+_CURRENCY = re.compile(r"[A-Z]{3}")
 
 # --- the service's functions, compiled ---
 
@@ -318,12 +321,26 @@ def time_zone(name: str, first_year: int = 2000, last_year: int = 2060) -> TimeZ
 
 
 def rate_table(base: str, minor_units: int, tables: Mapping[str, Mapping[str, float]]) -> RateTable:
-    """Dated tables, by ISO date (UTC midnight) -> units of ``base`` for one unit of each currency."""
-    dated = sorted(
-        (int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000), dict(rates))
-        for day, rates in tables.items()
-    )
-    return RateTable(base, minor_units, tuple(dated))
+    """Dated tables, by ISO date (UTC midnight) -> units of ``base`` for one unit of each currency.
+
+    Raises ``SettingsError`` for what no bundle can hold: a training run must not find out at its end.
+    """
+    if not _CURRENCY.fullmatch(base):
+        raise SettingsError(f"The base currency '{base}' is no ISO 4217 code such as USD.")
+    dated = []
+    for day, rates in tables.items():
+        try:
+            start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+        except ValueError:
+            raise SettingsError(f"'{day}' is not the day from which rates are valid, such as 2026-01-01.") from None
+        for code, rate in rates.items():
+            if not _CURRENCY.fullmatch(code) or not 0 < rate <= MAX_RATE:
+                raise SettingsError(
+                    f"The rate of {code} from {day} on is not of the form CODE: number above 0 and at most "
+                    f"{MAX_RATE:g} (units of {base} for one {code})."
+                )
+        dated.append((int(start.timestamp() * 1000), dict(rates)))
+    return RateTable(base, minor_units, tuple(sorted(dated, key=lambda table: table[0])))
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> Floats:

@@ -63,7 +63,7 @@ def by_ranges(
     """Explicit ranges ``2018-07-25..2018-07-31`` (whole days, UTC, both ends included).
 
     Without a ``validation`` range the last fifth of the training range's rows calibrates. The test range must begin at
-    least ``delay_ms`` after the training range ends.
+    least ``delay_ms`` after the training range ends, and after a ``validation`` range.
     """
     begin, end = parse_range(train)
     test_begin, test_end = parse_range(test)
@@ -75,6 +75,8 @@ def by_ranges(
     judged = np.flatnonzero((time_ms >= test_begin) & (time_ms < test_end))
     if validation is not None:
         validation_begin, validation_end = parse_range(validation)
+        if validation_end > test_begin:
+            raise DataError("The validation range must end before the test range begins: what judges chooses nothing.")
         middle = np.flatnonzero((time_ms >= validation_begin) & (time_ms < validation_end))
         rows = np.setdiff1d(rows, middle)
     else:
@@ -117,7 +119,7 @@ def parse_range(text: str) -> tuple[int, int]:
     except ValueError:
         raise DataError("A range is two days, such as 2018-07-25..2018-07-31.") from None
     if end <= begin:
-        raise DataError("A range's last day is not before its first.")
+        raise DataError("A range's last day must not be before its first.")
     return int(begin.timestamp() * 1000), int(end.timestamp() * 1000)
 
 

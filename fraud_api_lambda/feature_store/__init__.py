@@ -85,6 +85,7 @@ def open_feature_store(url: str, *, budget_ms: int = 250) -> FeatureStore:
     try:
         module = importlib.import_module(f"{__name__}.{_MODULES[scheme]}")
     except ModuleNotFoundError as error:
-        raise SettingsError(f"A {scheme}:// feature store needs the package {error.name}: install it.") from None
+        package = str(error.name).partition(".")[0]
+        raise SettingsError(f"A {scheme}:// feature store needs the package {package}: install it.") from None
     store: FeatureStore = module.open_url(url, budget_ms / 1000)
     return store

@@ -5,9 +5,9 @@ system, so a process killed at any instant loses nothing; a power cut may take b
 the file). ``FULL`` would close that gap at the price of an fsync for every transaction, inside the request, for what is
 a cache of the decision log.
 
-Time: one connection behind a lock. Threads of a process wait their turn at the lock, in order, where SQLite's own busy
-handler would let them sleep and try again; that one is for other processes only. Each of the two waits may take half
-the budget. Reading waits for no writer. What no program can bound is the disk itself.
+Time: one connection behind a lock. Threads of a process wait at the lock, which wakes one the moment it is free, where
+SQLite's own busy handler sleeps and tries again; that one is for other processes only. Each of the two waits may take
+half the budget. Reading waits for no writer. What no program can bound is the disk itself.
 
 The connection is made at first use, and again after the file turned out to be unusable: a disk that was full, or a
 damaged file moved away, needs no restart. It must not be carried across a fork.
@@ -37,7 +37,7 @@ _UPDATE: Final = """UPDATE parties SET version = version + 1, expires_ms = :expi
     WHERE party = :party AND version = :seen_version AND expires_ms > :now_ms"""
 #: Parties asked for in one statement; SQLite takes at most 32,766 parameters.
 _AT_ONCE: Final = 500
-#: After this many writes as many rows are looked at for expiry, so a whole round takes as many writes as there are rows.
+#: After this many writes as many rows are looked at for expiry, so that a round takes a write a row.
 _SWEEP: Final = 64
 #: After these the connection is still good.
 _PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})

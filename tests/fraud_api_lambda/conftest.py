@@ -1,64 +1,62 @@
-"""The service's own parts, put together as its composition root does, and a client that speaks ASGI to them."""
+"""A stand-in for S3 and SSM on a loopback port, and the service with and without a bundle, all in this process."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
+import os
+import urllib.request
+from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
-from fastapi import FastAPI
 
 from fraud_api_lambda.app import create_app
-from fraud_api_lambda.bundle import parse_public_keys
-from fraud_api_lambda.reload import ModelSource
-from fraud_api_lambda.schemas import now_ms
 from fraud_api_lambda.scoring import FraudScorer
 from tests.conftest import Trained
+from tests.fraud_api_lambda.asgi import Client, source_of, source_without_bundle
 
 
-class Client:
-    """Requests to an app without a socket. (Starlette's own TestClient warns about the installed httpx.)"""
+@pytest.fixture(scope="session")
+def _moto() -> Iterator[str]:
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
-    def __init__(self, app: FastAPI):
-        self.app = app
-
-    def request(self, method: str, path: str, **details: Any) -> httpx.Response:
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-                return await client.request(method, path, **details)
-
-        return asyncio.run(send())
-
-    def get(self, path: str, **details: Any) -> httpx.Response:
-        return self.request("GET", path, **details)
-
-    def post(self, path: str, **details: Any) -> httpx.Response:
-        return self.request("POST", path, **details)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
-async def stream(*parts: bytes) -> AsyncIterator[bytes]:
-    """A body that does not announce its length."""
-    for part in parts:
-        yield part
+def _post(url: str, body: bytes = b"") -> None:
+    request = urllib.request.Request(url, body, {"Content-Type": "text/plain"}, method="POST")
+    urllib.request.urlopen(request, timeout=10).close()
 
 
-def source_without_bundle(folder: Path) -> ModelSource:
-    """A source that has looked for a bundle where there is none."""
-    source = ModelSource(f"file://{folder}/models/current", dict)
-    source.refresh()
-    assert source.served is None
-    return source
+@pytest.fixture
+def aws(_moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty AWS that the environment names, and an empty bucket ``models`` in it. Gives its address."""
+    import boto3
+
+    _post(f"{_moto}/moto-api/reset")
+    for name in list(os.environ):
+        if name.startswith("AWS_") and name != "AWS_CA_BUNDLE":
+            monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": _moto,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nonexistent/config",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent/credentials",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="models")
+    return _moto
 
 
-def source_of(trained: Trained) -> ModelSource:
-    """A source that serves the small trained bundle."""
-    public = (trained.root / "keys" / "development.pub").read_text()
-    source = ModelSource(f"file://{trained.root}/models/current", lambda: parse_public_keys(public))
-    source.refresh()
-    assert source.trouble is None
-    return source
+@pytest.fixture
+def refuse_all(aws: str) -> Iterator[Callable[[], None]]:
+    """Call it, and from then on the stand-in answers 403 to these credentials, as AWS does to unknown ones."""
+    yield lambda: _post(f"{aws}/moto-api/reset-auth", b"0")
+    _post(f"{aws}/moto-api/reset-auth", b"Infinity")
 
 
 @pytest.fixture(scope="session")
@@ -88,10 +86,3 @@ def either(request: pytest.FixtureRequest) -> Client:
     """The API with and then without a bundle: what must hold in both."""
     found: Client = request.getfixturevalue("client" if request.param == "with a bundle" else "bare_client")
     return found
-
-
-@pytest.fixture
-def clock() -> Callable[[], int]:
-    """Now, standing still for one test."""
-    moment = now_ms()
-    return lambda: moment

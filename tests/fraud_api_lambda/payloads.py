@@ -10,10 +10,10 @@ OTHERS: tuple[dict[str, Any], ...] = (
     {"Time": 406.0, **{f"V{i}": -0.5 * i for i in range(1, 29)}, "Amount": 0},
     {"amount": 112.00, "oldbalanceOrg": 100.00, "newbalanceOrig": 0.00},
     {
-        **{"step": 1, "type": "TRANSFER", "amount": 181.0, "nameOrig": "C1305486145", "oldbalanceOrg": 181.0},
-        **{"newbalanceOrig": 0.0, "nameDest": "C553264065", "oldbalanceDest": 0.0, "newbalanceDest": 0.0},
+        "step": 1, "type": "TRANSFER", "amount": 181.0, "nameOrig": "C1305486145", "oldbalanceOrg": 181.0,
+        "newbalanceOrig": 0.0, "nameDest": "C553264065", "oldbalanceDest": 0.0, "newbalanceDest": 0.0,
     },
-)
+)  # fmt: skip
 
 
 def _purchase(moment: str, customer: str, merchant: str, amount: float, lat: float, long: float) -> dict[str, Any]:

@@ -41,7 +41,11 @@ def ms(text: str) -> int:
 
 
 def computed(
-    data: dict[str, Any], *, zone: TimeZone | None = None, rates: RateTable = USD, attributes: tuple[Attribute, ...] = ()
+    data: dict[str, Any],
+    *,
+    zone: TimeZone | None = None,
+    rates: RateTable = USD,
+    attributes: tuple[Attribute, ...] = (),
 ) -> dict[str, float]:
     """The raw features by name of a transaction as it is sent."""
     features = FeatureSet(attributes=attributes, time_zone=zone or TimeZone(), minor_factor=rates.minor_factor)
@@ -56,9 +60,9 @@ def same(left: float, right: float) -> bool:
 # --- each feature ----------------------------------------------------------------------------------------------------
 
 FULL = {
-    **{"amount": 250.5, "type": "TRANSFER", "timestamp": "2026-02-06T02:30:00Z", "oldbalanceOrg": 1000.25},
-    **{"newbalanceOrig": 749.75, "oldbalanceDest": 10, "newbalanceDest": 260.5, "lat": -33.5, "long": 151.25},
-}
+    "amount": 250.5, "type": "TRANSFER", "timestamp": "2026-02-06T02:30:00Z", "lat": -33.5, "long": 151.25,
+    "oldbalanceOrg": 1000.25, "newbalanceOrig": 749.75, "oldbalanceDest": 10, "newbalanceDest": 260.5,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -340,7 +344,9 @@ def rows_of(seed: int, n: int, zone: TimeZone) -> list[dict[str, Any]]:
     changes = np.array(zone.starts_ms)
     time_ms = draw.integers(ms("2020-01-01"), ms("2027-01-01"), n)
     near = draw.random(n) < 0.4
-    time_ms[near] = draw.choice(changes, near.sum()) + draw.integers(-2, 3, near.sum()) * draw.choice([1, HOUR], near.sum())
+    time_ms[near] = draw.choice(changes, near.sum()) + draw.integers(-2, 3, near.sum()) * draw.choice(
+        [1, HOUR], near.sum()
+    )
     amount = money(draw, n, 10.0 ** draw.integers(0, 10))
     columns: dict[str, list[Any]] = {
         "timestamp": [rfc3339(int(t)) for t in time_ms],
@@ -354,7 +360,11 @@ def rows_of(seed: int, n: int, zone: TimeZone) -> list[dict[str, Any]]:
         equal = draw.random(n) < 0.2
         columns[name] = np.where(equal, amount, money(draw, n, 1e12)).tolist()
     absent = {name: draw.random(n) < 0.25 for name in ("lat", "long", *list(columns)[-4:])}
-    ages, channels, mccs = draw.normal(40, 20, n).tolist(), draw.choice(["app", "web", "tel"], n), draw.integers(5, 6000, n)
+    ages, channels, mccs = (
+        draw.normal(40, 20, n).tolist(),
+        draw.choice(["app", "web", "tel"], n),
+        draw.integers(5, 6000, n),
+    )
     rows = []
     for i in range(n):
         row = {
@@ -386,7 +396,9 @@ def test_the_service_and_replay_compute_the_same_bits(seed: int, zone: str) -> N
     rows = rows_of(seed, 2_500, ZONES[zone])
     features = FeatureSet(attributes=MIXED, time_zone=ZONES[zone])
     replayed = replay.columns(frame_of(rows), features, RATES)
-    live = [features.compute(to_event(parse_transaction(parse_json(json.dumps(row).encode())), RATES, FAR)) for row in rows]
+    live = [
+        features.compute(to_event(parse_transaction(parse_json(json.dumps(row).encode())), RATES, FAR)) for row in rows
+    ]
     different = np.argwhere(bits(replayed) != bits(np.stack(live)))
     assert not len(different), [(features.columns[c], rows[r]) for r, c in different[:3]]
 

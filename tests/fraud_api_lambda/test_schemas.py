@@ -1,5 +1,6 @@
 """The boundary: what is accepted, what is refused and how it is told, and the one conversion to our own terms."""
 
+import contextlib
 import json
 import math
 from dataclasses import fields
@@ -184,7 +185,12 @@ def test_what_is_wrong_is_told_under_the_name_that_was_sent(sent: str, value: ob
 
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:
-    assert set(refused({"amount": -1, "lat": 91, "type": "X", "device_id": ""})) == {"amount", "lat", "type", "device_id"}
+    assert set(refused({"amount": -1, "lat": 91, "type": "X", "device_id": ""})) == {
+        "amount",
+        "lat",
+        "type",
+        "device_id",
+    }
 
 
 @pytest.mark.parametrize(
@@ -232,10 +238,8 @@ def test_json_is_read_as_the_standard_library_reads_it(data: dict[str, Any]) -> 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_bytes_are_either_json_or_refused(body: bytes) -> None:
-    try:
-        parse_transaction(parse_json(body))
-    except InvalidRequest as problem:
-        assert problem.errors
+    with contextlib.suppress(InvalidRequest):
+        assert isinstance(parse_transaction(parse_json(body)), Transaction)
 
 
 # --- the batch -------------------------------------------------------------------------------------------------------
