@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -571,18 +572,21 @@ def _checked_name(name: str) -> str:
 # --- publishing ------------------------------------------------------------------------------------------------------
 
 
-def publish(source: Path, url: str, key: SigningKey, public_keys: Mapping[str, bytes]) -> Pointer:
+def publish(
+    source: Path, url: str, key: SigningKey, public_keys: Mapping[str, bytes], *, replace: bool = False
+) -> Pointer:
     """Copy the bundle in ``source`` beside the pointer at ``url``, read it back, then move the pointer.
 
     Files first, then manifest, then signature; the pointer last and only over the one that was read at the start, so
-    a reader never sees half a bundle. Raises ``BundleError`` or ``PublishConflict``.
+    a reader never sees half a bundle. ``replace`` publishes over a pointer that cannot be verified, too. Raises
+    ``BundleError`` or ``PublishConflict``.
     """
     trusted = {**public_keys, **parse_public_keys(key.public_line())}
     local = open_folder(source, public_keys)
     local.verify()
     folder, name = split_url(url)
     store = open_store(folder)
-    before = _current(store, name, trusted)
+    before = _current(store, name, trusted, replace=replace)
     version = local.manifest.version
     names = [*local.manifest.files, MANIFEST, SIGNATURE]
     try:
@@ -612,12 +616,19 @@ def point_back(url: str, key: SigningKey, public_keys: Mapping[str, bytes], vers
     return _move(store, name, before, version, text, key)
 
 
-def _current(store: Store, name: str, trusted: Mapping[str, bytes]) -> Pointer | None:
+def _current(store: Store, name: str, trusted: Mapping[str, bytes], *, replace: bool = False) -> Pointer | None:
     try:
         data, token = store.read(name)
     except BundleMissing:
         return None
-    return _parse_pointer(data, token, trusted)
+    try:
+        return _parse_pointer(data, token, trusted)
+    except BundleRefused:
+        if not replace:
+            raise
+        # Its serial cannot be believed. Seconds since 1970 are more than anybody ever published, so that a service
+        # which still serves from an earlier pointer follows the new one.
+        return Pointer(int(time.time()), "", "", None, "", token)
 
 
 def _move(
@@ -625,7 +636,7 @@ def _move(
 ) -> Pointer:
     text = manifest if isinstance(manifest, bytes) else manifest.read_bytes()
     serial = 1 if before is None else before.serial + 1
-    previous = None if before is None else before.version
+    previous = None if before is None else before.version or None
     if before is not None and previous == version:  # published again: what lay before it still does
         previous = before.previous
     digest = hashlib.sha256(text).hexdigest()

@@ -37,7 +37,7 @@ def sealed_folder(path: Path, public_keys: Mapping[str, bytes]) -> Path:
     """The bundle's own folder, from that folder, from a folder with a ``current`` pointer, or from the pointer."""
     pointer = path / "current" if path.is_dir() else path
     if pointer.is_file():
-        return pointer.parent / bundles.read_pointer(f"file://{pointer}", public_keys).version
+        return pointer.parent / bundles.read_pointer(f"file://{pointer.absolute()}", public_keys).version
     if (path / bundles.MANIFEST).is_file():
         return path
     raise BundleMissing(f"{path} is neither a bundle (with {bundles.MANIFEST}) nor a folder with a 'current' pointer.")

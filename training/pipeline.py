@@ -136,6 +136,8 @@ def calibrated(
     with warnings.catch_warnings():
         # "sample weights will only be used for the calibration": which is what is meant here.
         warnings.filterwarnings("ignore", message="Since FrozenEstimator does not appear to accept sample_weight")
+        # Folds without a fraud are no matter: the frozen pipeline predicts the same in all of them.
+        warnings.filterwarnings("ignore", message="The least populated class in y")
         return CalibratedClassifierCV(FrozenEstimator(pipeline), method="sigmoid").fit(X, y, sample_weight=weight)
 
 

@@ -20,8 +20,8 @@ def publish(
 ) -> Pointer:
     """Check the gate, copy the bundle beside the pointer ``target_url``, read it back, move the pointer.
 
-    ``force`` skips the comparison with what is served there now, never the checks of signature, digests and golden
-    rows. Raises ``GateError``, ``BundleError`` or ``PublishConflict``.
+    ``force`` skips the comparison with what is served there now, and replaces what cannot be opened; never does it
+    skip the checks of signature, digests and golden rows. Raises ``GateError``, ``BundleError`` or ``PublishConflict``.
     """
     trusted = {**public_keys, **bundles.parse_public_keys(key.public_line())}
     served = load(bundles.open_folder(bundle_dir, trusted))
@@ -29,7 +29,7 @@ def publish(
     if not force:
         current = _served_metrics(target_url, trusted)
         gate(_test_metrics(served.bundle.read("metrics.json")), current)
-    return bundles.publish(bundle_dir, target_url, key, trusted)
+    return bundles.publish(bundle_dir, target_url, key, trusted, replace=force)
 
 
 def gate(candidate: Mapping[str, Any], current: Mapping[str, Any] | None) -> None:
@@ -69,7 +69,11 @@ def rollback(target_url: str, key: SigningKey, public_keys: Mapping[str, bytes],
 
 
 def _test_metrics(data: bytes) -> Mapping[str, Any]:
-    test = json.loads(data).get("test")
+    """The figures of the test rows; empty where the file holds none."""
+    try:
+        test = json.loads(data)["test"]
+    except (ValueError, KeyError, TypeError):
+        return {}
     return test if isinstance(test, dict) else {}
 
 

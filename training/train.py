@@ -29,6 +29,7 @@ from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda import features as rule
 from fraud_api_lambda.bundle import Manifest, SigningKey
+from fraud_api_lambda.errors import SettingsError
 from fraud_api_lambda.features import FeatureSet, Floats
 from fraud_api_lambda.model import Forest, FraudModel, pack
 from fraud_api_lambda.reload import Served, load
@@ -142,7 +143,9 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     progress("loading data")
     data = _load(options)
     parts = _split(options, data)
-    rules = _rules(options)
+    rules = _rules(options, data.features.columns)
+    with _explained(out):
+        out.mkdir(parents=True, exist_ok=True)
     progress(
         f"{len(data.frame):,} rows, {int(data.labels.sum()):,} frauds; searching {max(options.tune, 1)} candidates"
     )
@@ -220,13 +223,19 @@ def development_key(keys_dir: Path) -> SigningKey:
     """The key that signs what this machine trains; made once, private to its owner, never trusted on AWS."""
     private = keys_dir / "development.key"
     if private.exists():
-        return SigningKey.load(private)
+        key = SigningKey.load(private)
+        public = private.with_suffix(".pub")
+        if not public.exists():
+            public.write_text(key.public_line() + "\n")
+        return key
     return make_key_pair(keys_dir, "development", f"dev-{os.urandom(4).hex()}")
 
 
 def make_key_pair(keys_dir: Path, name: str, key_id: str) -> SigningKey:
     """Write ``<name>.key`` (0600) and ``<name>.pub`` into ``keys_dir``; never over an existing pair."""
     key = SigningKey.generate(key_id)
+    if (keys_dir / f"{name}.pub").exists():
+        raise SettingsError(f"{keys_dir / f'{name}.pub'} exists already; it is not overwritten. Choose another name.")
     key.save(keys_dir / f"{name}.key")
     (keys_dir / f"{name}.pub").write_text(key.public_line() + "\n")
     return key
@@ -278,18 +287,28 @@ def _split(options: Options, data: _Data) -> split.Split:
                 f"The {name} part holds {frauds} frauds among {len(rows):,} rows; it needs some of both. "
                 "Choose other ranges, another --delay, or --split random."
             )
+    if options.folds:
+        frauds = int(data.labels.sum())
+        if options.folds < 2 or frauds < options.folds or frauds - -(-frauds // options.folds) < 6:
+            raise dataset.DataError(
+                f"--cv {options.folds} is not possible with {frauds} frauds: two folds or more, a fraud in each, and "
+                "six in the others together."
+            )
     return parts
 
 
-def _rules(options: Options) -> bytes:
+def _rules(options: Options, columns: Sequence[str]) -> bytes:
+    """The rules file to seal, compiled once to see that it can be. Raises ``DataError`` or ``RulesError``."""
+    text = _NO_RULES
     if options.rules is not None:
         try:
-            return Path(options.rules).read_bytes()
+            text = Path(options.rules).read_bytes()
         except OSError:
             raise dataset.DataError(f"The rules file {options.rules} cannot be read.") from None
-    if options.format == "synthetic":
-        return (Path(__file__).parent / "rules_synthetic.yaml").read_bytes()
-    return _NO_RULES
+    elif options.format == "synthetic":
+        text = (Path(__file__).parent / "rules_synthetic.yaml").read_bytes()
+    load_rules(text, columns)
+    return text
 
 
 def _pick(data: _Data, train: split.Rows, options: Options) -> FeatureSet:
@@ -332,7 +351,7 @@ def _search(
     fold = np.where(np.arange(len(rows)) < int(0.8 * len(rows)), -1, 0)
     space: dict[str, Sequence[Any]] = {f"xgb__{name}": values for name, values in TREES.items()}
     space["smote__ratio"] = _ratios(data.labels[train])
-    if options.tune < 1 or not int(y[fold == 0].sum()) > 0:
+    if options.tune < 1 or not (int(y[fold == 0].sum()) > 0 and int(y[fold == -1].sum()) > 1):
         return {"ratio": space["smote__ratio"][-1]}, []
     search = RandomizedSearchCV(
         pipeline.build(features, balance="smote", seed=options.seed),
@@ -532,6 +551,12 @@ def _explain(model: FraudModel, columns: Floats, labels: Labels) -> tuple[list[d
 
 
 def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, search: list[dict[str, Any]]) -> Manifest:
+    if not fit.slope > 0:
+        raise dataset.DataError(
+            f"On the {len(parts.validation):,} rows kept for calibration the model ranks the "
+            f"{int(data.labels[parts.validation].sum())} frauds no better than chance: it cannot be calibrated. "
+            "It needs more frauds, or columns that tell them apart."
+        )
     now = datetime.now(UTC)
     packed = pack(fit.flat)
     name = f"{now:%Y%m%dT%H%M%SZ}-{sha256(packed).hexdigest()[:8]}"
@@ -595,7 +620,6 @@ def _installed(name: str) -> str:
 
 def _files(fit: Fit, data: _Data, parts: split.Split, rules: bytes) -> dict[str, bytes]:
     """All the service needs, and ``model.ubj`` for audit. ``metrics.json`` is replaced once there are figures."""
-    load_rules(rules, fit.features.columns)
     booster = fit.pipeline["xgb"].get_booster()
     return {
         "forest.npz": pack(fit.flat),
@@ -652,6 +676,15 @@ def _sealed_for_now(manifest: Manifest, files: Mapping[str, bytes]) -> Iterator[
     with tempfile.TemporaryDirectory() as folder:
         sealed = bundles.seal(Path(folder), manifest, files, key)
         yield load(bundles.open_folder(sealed, bundles.parse_public_keys(key.public_line())))
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """A disk's refusal as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise dataset.DataError(f"{path} cannot be written ({error.strerror}).") from None
 
 
 def _json(data: Mapping[str, Any]) -> bytes:

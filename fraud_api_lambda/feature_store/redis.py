@@ -104,7 +104,7 @@ class RedisFeatureStore:
     def read(self, parties: Sequence[str]) -> dict[str, tuple[int, bytes]]:
         if not parties:
             return {}
-        values = self._call(b"MGET", *map(_key, parties))
+        values = self._call(list, b"MGET", *map(_key, parties))
         return {
             party: (int.from_bytes(value[:_VERSION_BYTES]), value[_VERSION_BYTES:])
             for party, value in zip(parties, values, strict=True)
@@ -120,15 +120,15 @@ class RedisFeatureStore:
             keys.append(_key(party))
             seen = _version(seen_version) if seen_version else b""
             arguments += (seen, _version(seen_version + 1) + data, expires_ms)
-        conflicts = self._call(b"EVALSHA", _SWAP_SHA, len(keys), *keys, *arguments)
+        conflicts = self._call(list, b"EVALSHA", _SWAP_SHA, len(keys), *keys, *arguments)
         return [changes[position - 1].party for position in conflicts]
 
     def erase(self, party: str) -> None:
-        self._call(b"DEL", _key(party))
+        self._call(int, b"DEL", _key(party))
 
     def check(self) -> None:
         """The server takes writes: a key that no party can have is set for a second."""
-        self._call(b"SET", PREFIX, b"", b"PX", 1000)
+        self._call(bytes, b"SET", PREFIX, b"", b"PX", 1000)
 
     def close(self) -> None:
         self._closed = True
@@ -142,13 +142,15 @@ class RedisFeatureStore:
                 place.disconnect()
         self._places.put(None)  # and nobody waits for a place in vain
 
-    def _call(self, *command: bytes | str | int) -> Any:
+    def _call[T](self, expected: type[T], *command: bytes | str | int) -> T:
         """One command and its reply, within the budget."""
         until = time.monotonic() + self._budget_s
         connection = self._take(until)
         try:
             connection.timed.until = until
             reply = _run(connection, command)
+            if not isinstance(reply, expected):
+                raise TypeError
         except BaseException as error:
             connection.disconnect()
             self._places.put(None)

@@ -5,11 +5,16 @@ import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fraud_api_lambda.app import create_app
 from fraud_api_lambda.scoring import FraudScorer
 from tests.conftest import Trained
 from tests.fraud_api_lambda.asgi import Client, source_of, source_without_bundle
+
+# How long an example takes says something about the machine's other work, not about ours.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -390,7 +390,7 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.drop(columns="timestamp")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**32), zone=st.sampled_from(sorted(ZONES)))
 def test_the_service_and_replay_compute_the_same_bits(seed: int, zone: str) -> None:
     rows = rows_of(seed, 2_500, ZONES[zone])
@@ -403,7 +403,7 @@ def test_the_service_and_replay_compute_the_same_bits(seed: int, zone: str) -> N
     assert not len(different), [(features.columns[c], rows[r]) for r, c in different[:3]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     amount=st.floats(0, 1e9).map(abs),
     balance=st.none() | st.floats(0, 1e12).map(abs),

@@ -230,8 +230,15 @@ def test_a_name_that_stands_twice_in_one_object_is_refused(body: bytes) -> None:
         parse_json(body)
 
 
-@given(st.dictionaries(st.text(max_size=3), st.recursive(st.floats(-1e6, 1e6) | st.text(), st.lists, max_leaves=9)))
-def test_json_is_read_as_the_standard_library_reads_it(data: dict[str, Any]) -> None:
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(-1e6, 1e6) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_json_is_read_as_the_standard_library_reads_it(data: Any) -> None:
     assert parse_json(json.dumps(data).encode()) == data
     assert parse_json(json.dumps(data, ensure_ascii=False).encode()) == data
 

@@ -85,12 +85,26 @@ class RedisServer:
             time.sleep(0.02)
 
 
+#: moto compares and writes without a lock between its threads, which DynamoDB does as one for an item: here one request
+#: is answered at a time, over as many connections as clients like.
+_MOTO = """
+import sys, threading
+from werkzeug.serving import run_simple
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+def one_at_a_time(environ, start_response):
+    with lock:
+        return list(moto(environ, start_response))
+run_simple("127.0.0.1", int(sys.argv[1]), one_at_a_time, threaded=True, request_handler=MotoRequestHandler)
+"""
+
+
 @contextmanager
 def moto_server(folder: Path) -> Iterator[str]:
     """The stand-in for AWS, in a process of its own; gives its address."""
     port = free_port()
     log_file = folder / "log"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", _MOTO, str(port)]
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

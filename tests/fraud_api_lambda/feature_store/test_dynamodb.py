@@ -24,15 +24,17 @@ ABOUT_THE_BUDGET_S = 2.0
 
 
 @contextmanager
-def opened(monkeypatch: pytest.MonkeyPatch, endpoint: str, table: str = "parties") -> Iterator[FeatureStore]:
+def opened(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, table: str = "parties", *, budget_ms: int = 10_000
+) -> Iterator[FeatureStore]:
     name_aws(monkeypatch, endpoint)
-    store = open_feature_store(f"dynamodb://{table}")
+    store = open_feature_store(f"dynamodb://{table}", budget_ms=budget_ms)
     yield store
     store.close()
 
 
 @contextmanager
-def unavailable(said: str = "") -> Iterator[None]:
+def unavailable(said: str | None = None) -> Iterator[None]:
     """The block is refused within about the budget, by an error that shows no secret and no address."""
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match=said) as caught:
@@ -84,13 +86,13 @@ def test_an_endpoint_that_is_not_there_is_unavailable(monkeypatch: pytest.Monkey
 
 
 def test_missing_credentials_are_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(monkeypatch, f"http://127.0.0.1:{free_port()}") as store:
-        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-        store = open_feature_store("dynamodb://parties")
-        with unavailable("NoCredentialsError"):
-            store.check()
-        store.close()
+    name_aws(monkeypatch, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    store = open_feature_store("dynamodb://parties", budget_ms=10_000)
+    with unavailable("NoCredentialsError"):
+        store.check()
+    store.close()
 
 
 @pytest.mark.parametrize("silent", [True, False])
@@ -104,7 +106,7 @@ def test_an_endpoint_that_is_silent_or_trickles_is_unavailable_within_the_budget
             time.sleep(0.05)
         time.sleep(3)
 
-    with listener(answer) as port, opened(monkeypatch, f"http://127.0.0.1:{port}") as store:
+    with listener(answer) as port, opened(monkeypatch, f"http://127.0.0.1:{port}", budget_ms=250) as store:
         with unavailable("did not answer within 250 ms"):
             store.read(["C1"])
         with unavailable("did not answer within 250 ms"):
@@ -172,11 +174,8 @@ def test_what_is_left_over_is_asked_for_again_within_the_budget(monkeypatch: pyt
         left = {"parties": {"Keys": rest, "ConsistentRead": True}} if rest else {}
         return 200, json.dumps({"Responses": {"parties": [item]}, "UnprocessedKeys": left}).encode()
 
-    with http_server(answer) as endpoint:
-        name_aws(monkeypatch, endpoint)
-        store = open_feature_store("dynamodb://parties", budget_ms=10_000)
+    with http_server(answer) as endpoint, opened(monkeypatch, endpoint) as store:
         assert store.read(["C1", "C2", "C3"]) == dict.fromkeys(["C1", "C2", "C3"], (7, b"one"))
-        store.close()
     assert asked == [3, 2, 1]
 
 
@@ -185,7 +184,7 @@ def test_what_is_held_back_for_good_is_throttling(monkeypatch: pytest.MonkeyPatc
         left = json.loads(body)["RequestItems"]
         return 200, json.dumps({"Responses": {}, "UnprocessedKeys": left}).encode()
 
-    with http_server(answer) as endpoint, opened(monkeypatch, endpoint) as store, unavailable():
+    with http_server(answer) as endpoint, opened(monkeypatch, endpoint, budget_ms=250) as store, unavailable():
         store.read(["C1"])
 
 
