@@ -12,7 +12,7 @@ all it knows, a bundle picks by name, and a bundle that names something unknown 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -128,6 +128,14 @@ _AMOUNT_RATIO = NAMES.index("amount_ratio")
 _IN_LAST_1H = NAMES.index("in_last_1h")
 _OUT_LAST_1H = NAMES.index("out_last_1h")
 _IN_OUT_RATIO = NAMES.index("in_out_ratio")
+
+#: How each ratio follows from filled columns.
+_RATIOS: tuple[tuple[int, Callable[[Floats], Floats]], ...] = (
+    (_AMOUNT_TO_BALANCE, lambda x: x[..., _AMOUNT] / (x[..., _OLDBALANCE_ORIG] + 1.0)),
+    (_BALANCE_SHORTFALL, lambda x: np.maximum(x[..., _AMOUNT] - x[..., _OLDBALANCE_ORIG], 0.0)),
+    (_AMOUNT_RATIO, lambda x: x[..., _AMOUNT] / np.maximum(x[..., _AVG_AMOUNT_7D], 0.01)),
+    (_IN_OUT_RATIO, lambda x: x[..., _IN_LAST_1H] / (x[..., _OUT_LAST_1H] + x[..., _AMOUNT] + 1.0)),
+)
 
 #: Where each party's columns begin; a column of a party that the transaction does not name stays missing.
 CUSTOMER_AT = NAMES.index("count_last_1h")
@@ -302,15 +310,10 @@ def fill(values: Floats, population: Floats) -> Floats:
     if not missing.any():
         return values
     filled = np.where(missing, population, values)
-    amount = filled[..., _AMOUNT]
-    balance = filled[..., _OLDBALANCE_ORIG]
-    for column, ratio in (
-        (_AMOUNT_TO_BALANCE, amount / (balance + 1.0)),
-        (_BALANCE_SHORTFALL, np.maximum(amount - balance, 0.0)),
-        (_AMOUNT_RATIO, amount / np.maximum(filled[..., _AVG_AMOUNT_7D], 0.01)),
-        (_IN_OUT_RATIO, filled[..., _IN_LAST_1H] / (filled[..., _OUT_LAST_1H] + amount + 1.0)),
-    ):
-        filled[..., column] = np.where(missing[..., column], ratio, filled[..., column])
+    for column, ratio in _RATIOS:
+        gaps = missing[..., column]
+        if gaps.any():
+            filled[..., column] = np.where(gaps, ratio(filled), filled[..., column])
     return filled
 
 

@@ -15,6 +15,7 @@ counts from its arrival on.
 """
 
 import hashlib
+import struct
 from array import array
 from collections.abc import Sequence
 from typing import Any, Final
@@ -346,129 +347,141 @@ class ProfileError(FraudError):
     """Stored bytes are not a profile of this format."""
 
 
-# A profile's bytes: the format number, then columns. A column is its length, its smallest value and the differences to
-# it in as few bytes each as the largest needs (frame of reference), so that near times and small sums are small.
-_WIDTHS = {1: "B", 2: "H", 4: "I", 8: "Q"}
-
-
-def _put(out: bytearray, values: Sequence[int]) -> None:
-    n = len(values)
-    if not n:
-        out.append(0)
-        return
-    low = min(values)
-    span = max(values) - low
-    width = 1 if span < 256 else 2 if span < 65_536 else 4 if span < 4_294_967_296 else 8
-    short = -128 <= low < 128
-    # one byte: the width's logarithm (2 bits), whether the smallest value is one byte; then length, smallest, values
-    out.append((width.bit_length() - 1) << 1 | short | 8)
-    out.append(n)
-    out += low.to_bytes(1 if short else 8, "little", signed=True)
-    out += array(_WIDTHS[width], [value - low for value in values] if low else values).tobytes()
-
-
-def _take(data: bytes, at: int) -> tuple[list[int], int]:
-    kind = data[at]
-    if kind == 0:
-        return [], at + 1
-    n = data[at + 1]
-    size = 1 if kind & 1 else 8
-    low = int.from_bytes(data[at + 2 : at + 2 + size], "little", signed=True)
-    at += 2 + size
-    width = 1 << (kind >> 1 & 3)
-    values = array(_WIDTHS[width])
-    values.frombytes(data[at : at + n * width])
-    if len(values) != n:
-        raise ProfileError("A stored profile ends too early.")
-    return [value + low for value in values] if low else values.tolist(), at + n * width
+# A profile's bytes: a header of counts, then five columns, each of like things from all over the profile, since a column
+# costs the same whether it is long or short: ids as they are; times, sums, tile numbers and tile counts as differences
+# to the smallest, in as few bytes each as the largest difference needs.
+_HEADER = struct.Struct("<BIBB" + 2 * "BBIBBBB")  # format, version, frauds, place; a side's counts and its tiles'
+_COLUMN = struct.Struct("<BHq")  # bytes of a value, values, the smallest
+_TYPES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_TILES = ((DAY_AT, DAYS), (MINUTE_AT, MINUTES), (HOUR_AT, HOURS))
 
 
 def encode(s: Sequence[int]) -> bytes:
     """The profile's bytes: sparse and compact, a party of five events under 400 bytes."""
-    out = bytearray([FORMAT])
-    _put(out, s[VERSION:PLACE_TIME])
-    _put(out, s[PLACE_TIME:FRAUD_AT] if s[PLACE_TIME] >= 0 else ())
+    placed = s[PLACE_TIME] >= 0
     end = FRAUD_AT + 3 * s[FRAUD_COUNT]
-    for i in range(3):
-        _put(out, s[FRAUD_AT + i : end : 3])
+    ids = list(s[FRAUD_AT + 1 : end : 3])
+    times = [s[FIRST_SEEN], s[LAST_RECEIVED], *s[FRAUD_AT + 2 : end : 3]]
+    sums: list[int] = []
+    slots: list[int] = list(s[FRAUD_AT:end:3])
+    counts: list[int] = []
+    header: list[int] = [FORMAT, s[VERSION], s[FRAUD_COUNT], placed]
+    if placed:
+        ids.append(s[PLACE_KEY])
+        times.append(s[PLACE_TIME])
+        sums += (s[PLACE_LAT] + 90_000_000, s[PLACE_LONG] + 180_000_000)
     for side in (SENT, RECEIVED):
-        count = s[side + COUNT]
-        _put(out, s[side : side + RING_AT] if count else ())
-        if not count:
-            continue
-        ring = side + RING_AT
-        end = ring + 5 * count
-        times = s[ring:end:5]
-        _put(out, times)
-        _put(out, s[ring + 1 : end : 5])
-        _put(out, s[ring + 2 : end : 5])
-        _put(out, s[ring + 3 : end : 5])
-        _put(out, [received - time for received, time in zip(s[ring + 4 : end : 5], times, strict=True)])
-        end = side + PARTNER_AT + 2 * s[side + KNOWN]
-        _put(out, s[side + PARTNER_AT : end : 2])
-        _put(out, s[side + PARTNER_AT + 1 : end : 2])
-        _put_tiles(out, s, side + DAY_AT, DAYS)
-        if s[side + FOLDED]:
-            _put_tiles(out, s, side + MINUTE_AT, MINUTES)
-            _put_tiles(out, s, side + HOUR_AT, HOURS)
-    return bytes(out)
+        at = side + RING_AT
+        end = at + 5 * s[side + COUNT]
+        times += s[at:end:5]
+        ids += s[at + 1 : end : 5]
+        sums += s[at + 2 : end : 5]
+        ids += s[at + 3 : end : 5]
+        times += s[at + 4 : end : 5]
+        at = side + PARTNER_AT
+        end = at + 2 * s[side + KNOWN]
+        ids += s[at:end:2]
+        times += s[at + 1 : end : 2]
+        header += s[side : side + 4]
+        for at, n in _TILES:
+            if at != DAY_AT and not s[side + FOLDED]:
+                header.append(0)
+                continue
+            at += side
+            end = at + 3 * n
+            used = [i for i, slot in enumerate(s[at:end:3]) if slot >= 0]
+            header.append(len(used))
+            for i in used:
+                i = at + 3 * i
+                slots.append(s[i])
+                counts.append(s[i + 1])
+                sums.append(s[i + 2])
+    return b"".join((_HEADER.pack(*header), array("q", ids).tobytes(), *map(_column, (times, sums, slots, counts))))
 
 
-def _put_tiles(out: bytearray, s: Sequence[int], at: int, slots: int) -> None:
-    used = [i for i in range(at, at + 3 * slots, 3) if s[i] >= 0]
-    _put(out, [s[i] for i in used])
-    _put(out, [s[i + 1] for i in used])
-    _put(out, [s[i + 2] for i in used])
+def _column(values: list[int]) -> bytes:
+    if not values:
+        return _COLUMN.pack(1, 0, 0)
+    low = min(values)
+    span = max(values) - low
+    width = 1 if span < 256 else 2 if span < 65_536 else 4 if span < 4_294_967_296 else 8
+    return _COLUMN.pack(width, len(values), low) + array(_TYPES[width], [value - low for value in values]).tobytes()
 
 
 def decode(data: bytes) -> list[int]:
     """The inverse of :func:`encode`. Raises :class:`ProfileError`."""
     if not data or data[0] != FORMAT:
         raise ProfileError(f"A stored profile is not of format {FORMAT}.")
-    s = _BLANK.copy()
     try:
-        head, at = _take(data, 1)
-        s[VERSION:PLACE_TIME] = head
-        place, at = _take(data, at)
-        if place:
-            s[PLACE_TIME:FRAUD_AT] = place
-        for i in range(3):
-            values, at = _take(data, at)
-            s[FRAUD_AT + i : FRAUD_AT + 3 * len(values) : 3] = values
-        for side in (SENT, RECEIVED):
-            head, at = _take(data, at)
-            if not head:
-                continue
-            s[side : side + RING_AT] = head
-            ring = side + RING_AT
-            end = ring + 5 * s[side + COUNT]
-            times, at = _take(data, at)
-            s[ring:end:5] = times
-            for i in range(1, 4):
-                s[ring + i : end : 5], at = _take(data, at)
-            delays, at = _take(data, at)
-            s[ring + 4 : end : 5] = [time + delay for time, delay in zip(times, delays, strict=True)]
-            end = side + PARTNER_AT + 2 * s[side + KNOWN]
-            s[side + PARTNER_AT : end : 2], at = _take(data, at)
-            s[side + PARTNER_AT + 1 : end : 2], at = _take(data, at)
-            at = _take_tiles(data, at, s, side + DAY_AT, DAYS)
-            if s[side + FOLDED]:
-                at = _take_tiles(data, at, s, side + MINUTE_AT, MINUTES)
-                at = _take_tiles(data, at, s, side + HOUR_AT, HOURS)
-    except (IndexError, ValueError):
+        return _decode(data)
+    except (IndexError, KeyError, ValueError, struct.error):
         raise ProfileError("A stored profile is damaged.") from None
-    if at != len(data) or len(s) != SIZE:
-        raise ProfileError("A stored profile is damaged.")
+
+
+def _decode(data: bytes) -> list[int]:
+    header = _HEADER.unpack_from(data)
+    version, known_frauds, placed = header[1:4]
+    heads = (header[4:11], header[11:18])  # count, next, folded, known; days, minutes, hours
+    if known_frauds > FRAUDS or any(h[0] > RING or h[1] >= RING or h[3] > PARTNERS for h in heads):
+        raise ValueError
+    at = _HEADER.size
+    total = known_frauds + bool(placed) + sum(2 * h[0] + h[3] for h in heads)
+    ids = array("q")
+    ids.frombytes(data[at : at + 8 * total])
+    if len(ids) != total:
+        raise ValueError
+    at += 8 * total
+    columns = []
+    for _ in range(4):
+        width, n, low = _COLUMN.unpack_from(data, at)
+        at += _COLUMN.size
+        values = array(_TYPES[width])
+        values.frombytes(data[at : at + n * width])
+        if len(values) != n:
+            raise ValueError
+        at += n * width
+        columns.append([value + low for value in values])
+    times, sums, slots, counts = columns
+    if at != len(data):
+        raise ValueError
+    s = _BLANK.copy()
+    s[VERSION], s[FRAUD_COUNT], s[FIRST_SEEN], s[LAST_RECEIVED] = version, known_frauds, times[0], times[1]
+    end = FRAUD_AT + 3 * known_frauds
+    s[FRAUD_AT:end:3] = slots[:known_frauds]
+    s[FRAUD_AT + 1 : end : 3] = ids[:known_frauds]
+    s[FRAUD_AT + 2 : end : 3] = times[2 : 2 + known_frauds]
+    i, t, m, tile, c = (
+        known_frauds,
+        2 + known_frauds,
+        0,
+        known_frauds,
+        0,
+    )  # positions in ids, times, sums, slots, counts
+    if placed:
+        s[PLACE_TIME], s[PLACE_KEY] = times[t], ids[i]
+        s[PLACE_LAT], s[PLACE_LONG] = sums[0] - 90_000_000, sums[1] - 180_000_000
+        i, t, m = i + 1, t + 1, 2
+    for side, (count, following, folded, known, *tiles) in zip((SENT, RECEIVED), heads, strict=True):
+        s[side : side + 4] = (count, following, folded, known)
+        at = side + RING_AT
+        end = at + 5 * count
+        s[at:end:5] = times[t : t + count]
+        s[at + 1 : end : 5] = ids[i : i + count]
+        s[at + 2 : end : 5] = sums[m : m + count]
+        s[at + 3 : end : 5] = ids[i + count : i + 2 * count]
+        s[at + 4 : end : 5] = times[t + count : t + 2 * count]
+        i, t, m = i + 2 * count, t + 2 * count, m + count
+        at = side + PARTNER_AT
+        end = at + 2 * known
+        s[at:end:2] = ids[i : i + known]
+        s[at + 1 : end : 2] = times[t : t + known]
+        i, t = i + known, t + known
+        for (at, n), used in zip(_TILES, tiles, strict=True):
+            for slot in slots[tile : tile + used]:
+                place = side + at + 3 * (slot % n)
+                s[place : place + 3] = (slot, counts[c], sums[m])
+                c, m = c + 1, m + 1
+            tile += used
+    if (i, t, m, tile, c) != (total, len(times), len(sums), len(slots), len(counts)):
+        raise ValueError
     return s
-
-
-def _take_tiles(data: bytes, at: int, s: list[int], begin: int, slots: int) -> int:
-    numbers, at = _take(data, at)
-    counts, at = _take(data, at)
-    sums, at = _take(data, at)
-    for slot, count, total in zip(numbers, counts, sums, strict=True):
-        i = begin + 3 * (slot % slots)
-        s[i] = slot
-        s[i + 1] = count
-        s[i + 2] = total
-    return at

@@ -257,7 +257,7 @@ def now_ms() -> int:
 def rfc3339(time_ms: int) -> str:
     """``time_ms`` as text with milliseconds and ``Z``."""
     moment = _EPOCH + timedelta(milliseconds=time_ms)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time_ms % 1000:03d}Z"
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_json(body: bytes) -> Any:

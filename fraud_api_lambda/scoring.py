@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .errors import InvalidRequest, RuleFailed
-from .feature_store import FeatureStore
+from .feature_store import FeatureStore, open_feature_store
 from .features import FeatureSet, Floats, describe, fill, type_name
 from .history import History
 from .model import FraudModel, Singles
@@ -30,20 +30,21 @@ _OUTCOME_WORDS: dict[Outcome, str] = {"approve": "Approved", "review": "Sent to 
 class FraudScorer:
     """Scores transactions with whatever ``source`` serves at that moment.
 
-    ``without_model`` is the outcome where neither a model nor a rule has a say; ``clock`` gives ms of UTC.
+    ``store`` remembers the parties' past; without one
+    it is remembered until the process ends. ``without_model`` is the outcome where neither a model nor a rule has a say; ``clock`` gives ms of UTC.
     """
 
     def __init__(
         self,
         source: ModelSource,
-        store: FeatureStore,
+        store: FeatureStore | None = None,
         *,
         without_model: Outcome = "review",
         budget_ms: int = 250,
         clock: Callable[[], int] = now_ms,
     ):
         self.source = source
-        self.store = store
+        self.store = open_feature_store("memory://") if store is None else store
         self.without_model = without_model
         self.budget_s = budget_ms / 1000
         self.clock = clock
