@@ -377,7 +377,7 @@ def parse_rfc3339(text: str) -> int | None:
         moment = datetime.fromisoformat(text.upper())
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        time_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
+        time_ms = (moment.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)  # which must be writable in UTC, too
     except (ValueError, OverflowError):
         return None
     return None if time_ms < 0 else time_ms
