@@ -4,6 +4,7 @@ A rule is judged by its expression alone, enabled or not, whatever its dates, sn
 those of the future it is written for, and the rows are of the past.
 """
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -109,14 +110,34 @@ def seal_rules(text: bytes, columns: tuple[str, ...], found: Sequence[Hits], *, 
 
 
 def switched_off(text: bytes, columns: tuple[str, ...], ids: Collection[str]) -> bytes:
-    """The rules file with these rules' ``enabled: false``, everything else (comments too) as it was written.
+    """The rules file with these rules' ``enabled: false``, all else as it was written, a YAML file's comments too.
 
     Raises ``RulesError`` where the file cannot be changed so.
     """
-    import yaml
-
     before = load_rules(text, columns)
     words = text.decode("utf-8-sig")
+    try:
+        changed = _switched_off_in_json(words, ids)
+    except ValueError:
+        changed = _switched_off_in_yaml(words, before, ids)
+    after = load_rules(changed.encode(), columns)
+    wanted = [replace(rule, enabled=rule.enabled and rule.id not in ids) for rule in before.rules]
+    if list(after.rules) != wanted or after.lists != before.lists:
+        raise RulesError("The rules file cannot be changed; write 'enabled: false' yourself, or use --keep-rules.")
+    return changed.encode()
+
+
+def _switched_off_in_json(words: str, ids: Collection[str]) -> str:
+    data = json.loads(words, parse_float=str)
+    for item in data["rules"]:
+        if item["id"] in ids:
+            item["enabled"] = False
+    return json.dumps(data, indent=1)
+
+
+def _switched_off_in_yaml(words: str, before: RuleSet, ids: Collection[str]) -> str:
+    import yaml
+
     root: Any = yaml.compose(words, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     items = next(value for name, value in root.value if name.value == "rules").value
     changes: list[tuple[int, int, str]] = []
@@ -128,14 +149,8 @@ def switched_off(text: bytes, columns: tuple[str, ...], ids: Collection[str]) ->
             changes.append((written.start_mark.index, written.end_mark.index, "false"))
         else:
             first = item.value[0][0].start_mark
-            quote = '"' if words[first.index] == '"' else ""  # JSON's names are quoted
             after = ", " if item.flow_style else "\n" + " " * first.column
-            changes.append((first.index, first.index, f"{quote}enabled{quote}: false{after}"))
+            changes.append((first.index, first.index, f"enabled: false{after}"))
     for start, end, new in sorted(changes, reverse=True):
         words = words[:start] + new + words[end:]
-    changed = words.encode()
-    after_all = load_rules(changed, columns)
-    wanted = [replace(rule, enabled=rule.enabled and rule.id not in ids) for rule in before.rules]
-    if list(after_all.rules) != wanted or after_all.lists != before.lists:
-        raise RulesError("The rules file cannot be changed; write 'enabled: false' yourself, or use --keep-rules.")
-    return changed
+    return words
