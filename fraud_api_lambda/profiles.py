@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .errors import FraudError
+from .errors import ProfileError
 
 FORMAT: Final = 1
 
@@ -341,10 +341,6 @@ def id64(text: str) -> int:
     """The number an id is remembered by: signed 64-bit BLAKE2b; never NOBODY."""
     number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
     return number or 1
-
-
-class ProfileError(FraudError):
-    """Stored bytes are not a profile of this format."""
 
 
 # A profile's bytes: a header of counts, then five columns, each of like things from all over the profile, since a column

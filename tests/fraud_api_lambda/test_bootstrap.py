@@ -90,9 +90,7 @@ def test_a_parameter_that_holds_no_key_yet_is_a_missing_bundle(aws: str) -> None
 
 
 @pytest.mark.server
-def test_a_parameter_that_is_not_there_or_not_allowed_is_unreachable(
-    aws: str, refuse_all: Callable[[], None]
-) -> None:
+def test_a_parameter_that_is_not_there_or_not_allowed_is_unreachable(aws: str, refuse_all: Callable[[], None]) -> None:
     with pytest.raises(BundleUnreachable, match="parameter"):
         public_keys("ssm:/fraud/none", on_aws=True)
     refuse_all()
@@ -135,7 +133,12 @@ def test_on_aws_a_bundle_signed_on_a_laptop_is_not_served(tmp_path: Path) -> Non
 def test_the_application_is_built_and_ready_with_a_bundle(tmp_path: Path) -> None:
     url = publish_small(tmp_path, "v1")
     client = TestClient(build(Settings(model_url=url, model_public_keys=KEY.public_line()), clock=lambda: 10**12))
-    assert client.get("/ready").json() == {"status": "ready", "model": "ok", "model_version": "v1"}
+    assert client.get("/ready").json() == {
+        "status": "ready",
+        "model": "ok",
+        "model_version": "v1",
+        "feature_store": "ok",
+    }
     decision = client.post("/predict", json={"amount": 50.0, "oldbalanceOrg": 50.0}).json()
     assert decision["fraud_probability"] == 1 / (1 + math.exp(-4))
     assert decision["scored_at"] == "2001-09-09T01:46:40.000Z"

@@ -140,7 +140,15 @@ def test_a_model_url_is_a_folder_and_a_pointer(url: str, folder: str, name: str)
 
 @pytest.mark.parametrize(
     "url",
-    ["file://current", "file:///current", "s3://bucket", "s3:///current", "file://models/", "file://models/..", "s3://"],
+    [
+        "file://current",
+        "file:///current",
+        "s3://bucket",
+        "s3:///current",
+        "file://models/",
+        "file://models/..",
+        "s3://",
+    ],
 )
 def test_a_model_url_without_folder_or_name_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="names a pointer in a folder"):

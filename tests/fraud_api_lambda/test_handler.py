@@ -79,9 +79,7 @@ def test_every_sample_event_is_answered_as_http_would_be(serve: Any, app: FastAP
 def without_ids(data: Any) -> Any:
     """Ids that are made up where none was sent differ from call to call."""
     if isinstance(data, dict):
-        return {
-            key: without_ids(value) for key, value in data.items() if key not in {"request_id", "transaction_id"}
-        }
+        return {key: without_ids(value) for key, value in data.items() if key not in {"request_id", "transaction_id"}}
     return [without_ids(item) for item in data] if isinstance(data, list) else data
 
 
@@ -142,9 +140,7 @@ def test_docs_without_a_stage_link_to_the_root(serve: Any) -> None:
     assert "'/openapi.json'" in body_of(answer).decode()
 
 
-def test_a_new_bundle_is_looked_for_before_the_answer_once_a_minute(
-    serve: Any, app: FastAPI, tmp_path: Path
-) -> None:
+def test_a_new_bundle_is_looked_for_before_the_answer_once_a_minute(serve: Any, app: FastAPI, tmp_path: Path) -> None:
     source = app.state.scorer.source
     publish_small(tmp_path, "v2")
     ask = event("ready", "v1")

@@ -168,9 +168,7 @@ def test_the_metrics_inside_the_bundle_are_those_of_its_test_rows(trained: Train
     inside = json.loads(served.bundle.read("metrics.json"))["test"]
     rows = served.bundle.manifest.training["rows"]["test"]
     costs = Costs(**served.bundle.manifest.training["costs"])
-    again = metrics.metrics(
-        evaluate.score(served, frame.tail(rows).reset_index(drop=True)), costs=costs, seed=7
-    )
+    again = metrics.metrics(evaluate.score(served, frame.tail(rows).reset_index(drop=True)), costs=costs, seed=7)
     assert json.loads(json.dumps(again)) == inside
 
 

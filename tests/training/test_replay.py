@@ -84,7 +84,7 @@ def test_columns_are_those_of_the_service_one_at_a_time_to_the_bit(zone: str, mi
     rates = RateTable("USD", minor_units, RATES.tables)
     features = FeatureSet(ATTRIBUTES, time_zone=replay.time_zone(zone), minor_factor=rates.minor_factor)
     frame = history(1_500)
-    together = replay.columns(frame, features, rates)
+    together = replay.columns(frame, features, rates, history=False)  # with history: tests/test_skew.py
     assert together.shape == (1_500, WIDTH + 1 + 3 + 1 + 2)
     np.testing.assert_array_equal(together, one_at_a_time(frame, features, rates))
     assert np.isnan(together).any(axis=0).sum() > 10
