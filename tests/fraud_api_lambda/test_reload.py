@@ -206,7 +206,8 @@ def test_publishing_the_served_version_again_brings_the_new_serial(url: str, clo
 
 
 @pytest.mark.parametrize(
-    "error", [BundleMissing("no key yet"), SettingsError("bad keys"), OSError("disk"), ValueError("SECRET"), KeyError(1)]
+    "error",
+    [BundleMissing("no key yet"), SettingsError("bad keys"), OSError("disk"), ValueError("SECRET"), KeyError(1)],
 )
 def test_a_look_never_raises(url: str, clock: Clock, error: Exception) -> None:
     def keys() -> Mapping[str, bytes]:
