@@ -9,7 +9,7 @@ import pandas as pd
 
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda import features as rule
-from fraud_api_lambda.errors import BundleMissing, RulesError, SettingsError
+from fraud_api_lambda.errors import BundleMissing, RuleFailed, SettingsError
 from fraud_api_lambda.features import Floats, fill
 from fraud_api_lambda.model import FraudModel, Singles, calibrate
 from fraud_api_lambda.reload import Served, load
@@ -122,8 +122,8 @@ def _policy(
     for at, (event, row) in enumerate(zip(replay.events(frame, served.model.rates), filled, strict=True)):
         try:
             fired = served.rules.fired(event, row)
-        except RulesError:
-            continue  # the service decides such a row without rules, and flags it
+        except RuleFailed as failed:
+            fired = failed.fired  # as the service does, which flags such an answer
         if fired:
             policy[at] = GRAVITY[decide(float(probability[at]), fired, thresholds, "review").outcome]
     return policy

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
 from fraud_api_lambda.bootstrap import JsonLines, build, configure_logging, public_keys
 from fraud_api_lambda.bundle import SigningKey, parse_public_keys
 from fraud_api_lambda.errors import BundleMissing, BundleUnreachable, SettingsError
 from fraud_api_lambda.settings import Settings
+from tests.fraud_api_lambda.asgi import Client
 from tests.fraud_api_lambda.making import KEY, OTHER_KEY, publish_small
 
 DEV_KEY = SigningKey.generate("dev-laptop")
@@ -132,7 +132,12 @@ def test_on_aws_a_bundle_signed_on_a_laptop_is_not_served(tmp_path: Path) -> Non
 
 def test_the_application_is_built_and_ready_with_a_bundle(tmp_path: Path) -> None:
     url = publish_small(tmp_path, "v1")
-    client = TestClient(build(Settings(model_url=url, model_public_keys=KEY.public_line()), clock=lambda: 10**12))
+    client = Client(
+        build(
+            Settings(model_url=url, model_public_keys=KEY.public_line(), feature_store_url="memory://"),
+            clock=lambda: 10**12,
+        )
+    )
     assert client.get("/ready").json() == {
         "status": "ready",
         "model": "ok",
@@ -148,7 +153,7 @@ def test_the_application_is_built_without_a_bundle_and_decides_by_rules(tmp_path
     settings = Settings(
         model_url=f"file://{tmp_path}/current", model_public_keys=KEY.public_line(), without_model="decline"
     )
-    client = TestClient(build(settings))
+    client = Client(build(settings))
     ready = client.get("/ready")
     assert (ready.status_code, ready.json()["model"]) == (503, "missing")
     decision = client.post("/predict", json={"amount": 50.0}).json()

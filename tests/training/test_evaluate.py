@@ -1,5 +1,6 @@
 """Figures come about through the sealed bundle, by whichever path, and a bundle is found from what one has of it."""
 
+import json
 from pathlib import Path
 
 import joblib
@@ -49,12 +50,12 @@ def test_a_bundle_is_found_by_folder_pointer_or_url(trained: Trained, monkeypatc
 
 def test_a_folder_that_is_neither_is_refused_saying_what_it_should_be(trained: Trained, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(BundleMissing, match="neither a bundle .* nor a folder with a 'current' pointer"):
+        with pytest.raises(BundleMissing, match=r"neither a bundle .* nor a folder with a 'current' pointer"):
             evaluate.open_for_evaluation(str(path), trained.root / "keys")
 
 
 def test_without_a_public_key_nothing_is_opened(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="No public key in .*python -m training keys"):
+    with pytest.raises(SettingsError, match=r"No public key in .*python -m training keys"):
         evaluate.open_for_evaluation(str(trained.folder), tmp_path)
 
 
@@ -162,9 +163,7 @@ def test_rows_without_customers_are_scored_too(served: Served, frame: pd.DataFra
     assert (found.party == -1).all()
 
 
-def test_the_metrics_inside_the_bundle_are_those_of_its_test_rows(trained: Trained, served: Served, frame: pd.DataFrame) -> None:  # fmt: skip
-    import json
-
+def test_the_metrics_inside_the_bundle_are_those_of_its_test_rows(served: Served, frame: pd.DataFrame) -> None:
     inside = json.loads(served.bundle.read("metrics.json"))["test"]
     rows = served.bundle.manifest.training["rows"]["test"]
     costs = Costs(**served.bundle.manifest.training["costs"])
