@@ -295,6 +295,7 @@ def test_requests_see_a_whole_bundle_while_sixteen_looks_and_publishes_run(
 def test_every_look_that_fails_is_logged_with_its_state(
     clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG", logger="fraud")
     logging.getLogger("fraud").addHandler(caplog.handler)
     try:
         started(f"file://{tmp_path}/models/current", clock)
