@@ -207,10 +207,13 @@ def test_a_log_line_says_where_an_exception_was_and_never_what_it_said() -> None
     assert "Traceback" not in text
 
 
-def test_logging_is_set_up_once_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logging_is_set_up_once_on_standard_output(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("fraud")
+    monkeypatch.setattr(logger, "handlers", [])  # pytest's own listen here as well
     configure_logging("WARNING")
     configure_logging("DEBUG")
-    logger = logging.getLogger("fraud")
     assert len(logger.handlers) == 1
     assert isinstance(logger.handlers[0], logging.StreamHandler)
     assert logger.handlers[0].stream is sys.stdout

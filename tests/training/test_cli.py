@@ -12,7 +12,6 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from tests.conftest import Trained
 from training.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,14 +231,13 @@ def python_m(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_process_ends_with_the_code_and_prints_json_alone_on_standard_output(trained: Trained) -> None:
-    data = ("--data", "data/synthetic.parquet", "--format", "synthetic")
-    done = python_m("evaluate", "--bundle", "models", *data, "--json", cwd=trained.root)
+def test_the_process_ends_with_the_code_and_prints_json_alone_on_standard_output(tmp_path: Path) -> None:
+    done = python_m("generate", "--out", "x.csv", "--rows", "1000", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["version"] == trained.version
-    failed = python_m("generate", "--out", "models/current/x.csv", "--rows", "1000", cwd=trained.root)
+    assert json.loads(done.stdout)["rows"] == 1_000
+    failed = python_m("generate", "--out", "x.csv/y.csv", "--rows", "1000", cwd=tmp_path)
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr.startswith("error: models/current: ")
+    assert failed.stderr.startswith("error: x.csv: ")
     assert failed.stderr.count("\n") == 1
 
 
