@@ -12,6 +12,7 @@
     |   `-- BundleRefused        it answered, and what it holds is not to be trusted or understood
     |-- PublishConflict          the pointer moved while a bundle was being published
     |-- StoreUnavailable         a store did not answer in time, refused, or broke
+    |-- ProfileError             stored bytes are not a profile of this format
     `-- RequestError             becomes an RFC 9457 problem; ``status`` is the HTTP status
         |-- InvalidRequest       422: the body is not what the contract says
         |-- RequestTooLarge      413
@@ -74,6 +75,10 @@ class BundleRefused(BundleError):
 
 class PublishConflict(FraudError):
     """Somebody else published between our read of the pointer and our write."""
+
+
+class ProfileError(FraudError):
+    """Stored bytes are not a profile of this format; the party begins anew."""
 
 
 class StoreUnavailable(FraudError):

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from . import profiles
-from .errors import StoreUnavailable
+from .errors import ProfileError, StoreUnavailable
 from .feature_store import Change, FeatureStore
 from .features import Past
-from .profiles import ProfileError
 from .schemas import Event
 
 log = logging.getLogger("fraud.history")

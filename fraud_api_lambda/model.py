@@ -34,6 +34,7 @@ MAX_DEPTH = 6
 MAX_TREES = 5_000
 #: Rows evaluated at once: enough to amortise numpy's calls, few enough to stay in cache.
 CHUNK = 256
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ class Forest:
             return array
 
         scalars = take("scalars", np.float64, 1)
-        if len(scalars) != 3 or not (np.abs(scalars) <= np.finfo(np.float32).max).all() or scalars[0] % 1:
+        if len(scalars) != 3 or not (np.abs(scalars) <= _LARGEST).all() or scalars[0] % 1:
             raise BundleRefused("The forest's array 'scalars' is not a width and two finite numbers.")
         tables = []
         for tested in range(1, MAX_DEPTH + 1):
@@ -265,6 +266,12 @@ def unpack(data: bytes) -> Forest:
     except Exception as error:  # zipfile and numpy raise many kinds; all of them mean the same here
         raise BundleRefused(f"forest.npz cannot be read ({type(error).__name__}).") from None
     return Forest.from_arrays(named)
+
+
+def singles(values: Floats) -> Singles:
+    """As float32, in training and in service; what lies beyond its range is its largest number, never infinite."""
+    narrow: Singles = np.minimum(np.maximum(values, -_LARGEST), _LARGEST).astype(np.float32)
+    return narrow
 
 
 def calibrate(margin: float, slope: float, intercept: float) -> float:
@@ -346,8 +353,7 @@ class FraudModel:
 
     def vector(self, filled: Floats) -> Singles:
         """What the forest sees, (..., picked) float32, of filled columns (..., columns) float64."""
-        picked: Singles = filled[..., self.features.index].astype(np.float32)
-        return picked
+        return singles(filled[..., self.features.index])
 
     def margin(self, vector: Singles) -> float:
         total = 0.0

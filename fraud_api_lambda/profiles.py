@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .errors import FraudError
+from .errors import ProfileError
 
 FORMAT: Final = 1
 
@@ -343,13 +343,9 @@ def id64(text: str) -> int:
     return number or 1
 
 
-class ProfileError(FraudError):
-    """Stored bytes are not a profile of this format."""
-
-
-# A profile's bytes: a header of counts, then five columns, each of like things from all over the profile, since a column
-# costs the same whether it is long or short: ids as they are; times, sums, tile numbers and tile counts as differences
-# to the smallest, in as few bytes each as the largest difference needs.
+# A profile's bytes: a header of counts, then five columns, each of like things from all over the profile, since a
+# column costs the same whether it is long or short: ids as they are; times, sums, tile numbers and tile counts as
+# differences to the smallest, in as few bytes each as the largest difference needs.
 _HEADER = struct.Struct("<BIBB" + 2 * "BBIBBBB")  # format, version, frauds, place; a side's counts and its tiles'
 _COLUMN = struct.Struct("<BHq")  # bytes of a value, values, the smallest
 _TYPES = {1: "B", 2: "H", 4: "I", 8: "Q"}

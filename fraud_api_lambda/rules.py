@@ -420,10 +420,9 @@ def compile_expression(expression: str, columns: tuple[str, ...], rule_id: str |
     return program
 
 
-#: What is left alone (comments; raw, triple and plain strings), or else a whole number.
+#: What is left alone (comments; triple and plain strings), or else a whole number.
 _LITERAL = re.compile(
     r"""(//[^\n]*"""
-    r"""|[rR](?:"{3}.*?"{3}|'{3}.*?'{3}|"[^"]*"|'[^']*')"""
     r"""|"{3}(?:\\.|[^\\])*?"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
     r"""|(?<![\w.])(\d+)(?![\w.])""",
     re.DOTALL,

@@ -30,8 +30,9 @@ _OUTCOME_WORDS: dict[Outcome, str] = {"approve": "Approved", "review": "Sent to 
 class FraudScorer:
     """Scores transactions with whatever ``source`` serves at that moment.
 
-    ``store`` remembers the parties' past; without one
-    it is remembered until the process ends. ``without_model`` is the outcome where neither a model nor a rule has a say; ``clock`` gives ms of UTC.
+    ``store`` remembers the parties' past; without one it is remembered until the process ends. ``without_model`` is the
+    outcome where neither a model nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock``
+    gives ms of UTC.
     """
 
     def __init__(

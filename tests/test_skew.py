@@ -30,7 +30,7 @@ from training import dataset, replay
 
 T = 1_770_000_000_000
 RATES = RateTable("USD", 2)
-#: CI asks for 5,000; the HTTP property runs a fortieth of it for each store, since each example is a stream of requests.
+#: CI asks for 5,000. The HTTP property runs a fortieth for each store: each of its examples is a stream of requests.
 EXAMPLES = int(os.environ.get("SKEW_EXAMPLES", "1000"))
 
 money = st.integers(0, 10**8).map(lambda cents: cents / 100)

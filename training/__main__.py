@@ -84,11 +84,17 @@ def run(
     rates: Annotated[str | None, typer.Option(help="YAML file of dated exchange rates to the base currency.")] = None,
     base_currency: Annotated[str, typer.Option(help="ISO 4217.")] = "USD",
     time_zone: Annotated[str, typer.Option(help="IANA name; hours, days and night are local to it.")] = "UTC",
-    capacity: Annotated[float, typer.Option(help="Most transactions that people can review, as a share.")] = 0.01,
-    review_cost: Annotated[float, typer.Option(help="Of one review, in the base currency.")] = 5.0,
-    false_decline_cost: Annotated[float, typer.Option(help="Of declining a legitimate transaction.")] = 20.0,
-    decline_precision: Annotated[float, typer.Option(help="Least share of frauds among what is declined.")] = 0.5,
-    flag_precision: Annotated[float, typer.Option(help="Least share of frauds among what is flagged at all.")] = 0.0,
+    capacity: Annotated[
+        float, typer.Option(help="Most transactions that people can review, as a share.", min=0, max=1)
+    ] = 0.01,
+    review_cost: Annotated[float, typer.Option(help="Of one review, in the base currency.", min=0)] = 5.0,
+    false_decline_cost: Annotated[float, typer.Option(help="Of declining a legitimate transaction.", min=0)] = 20.0,
+    decline_precision: Annotated[
+        float, typer.Option(help="Least share of frauds among what is declined.", min=0, max=1)
+    ] = 0.5,
+    flag_precision: Annotated[
+        float, typer.Option(help="Least share of frauds among what is flagged at all.", min=0, max=1)
+    ] = 0.0,
     ablation: Annotated[bool, typer.Option(help="Also train without SMOTE, weighted, without balances.")] = True,
     keys: Keys = Path("keys"),
     as_json: Json = False,
@@ -343,6 +349,10 @@ def _one_line() -> Iterator[None]:
         raise typer.Exit(130) from None
     except FraudError as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {where}{error.strerror or error}", err=True)
         raise typer.Exit(1) from None
     except Exception as error:
         # Errors of training's own modules (DataError, StackError) say it in one line too; they need heavy imports.

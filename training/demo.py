@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HOST = "127.0.0.1"
-#: What the printed commands send: a PaySim row in which an account is emptied in one transfer.
+#: What the printed commands send: a large purchase at night, far above what most customers spend.
 EXAMPLE: Mapping[str, object] = {
-    "type": "TRANSFER",
-    "amount": 181.0,
-    "customer_id": "C1305486145",
-    "oldbalanceOrg": 181.0,
-    "counterparty_id": "C553264065",
-    "oldbalanceDest": 0.0,
+    "amount": 4500,
+    "timestamp": "2026-02-06T02:30:00Z",
+    "customer_id": "C100004",
+    "merchant_id": "Crypto",
+    "lat": 13.1,
+    "long": 77.6,
 }
 _START_SECONDS = 90.0
 _STOP_SECONDS = 8.0

@@ -123,7 +123,7 @@ def _policy(
         try:
             fired = served.rules.fired(event, row)
         except RuleFailed as error:
-            fired = error.fired  # as the service does: one rule's fault does not silence the others
+            fired = error.fired  # as the service does, which flags such an answer
         listed = served.rules.listed(event)
         if fired or listed:
             policy[at] = GRAVITY[decide(float(probability[at]), fired, thresholds, "review", listed).outcome]

@@ -18,6 +18,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from fraud_api_lambda.features import FeatureSet, Floats, describe, fill
+from fraud_api_lambda.model import singles
 
 #: How the rarity of fraud is met: synthetic frauds, nothing, or a weight on the frauds.
 Balance = Literal["smote", "none", "scale_pos_weight"]
@@ -41,8 +42,7 @@ class PopulationFill(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Floats) -> npt.NDArray[np.float32]:
-        vectors: npt.NDArray[np.float32] = fill(X, self.population_)[:, self.index].astype(np.float32)
-        return vectors
+        return singles(fill(X, self.population_)[:, self.index])
 
 
 class ScaledSMOTE(BaseSampler):  # type: ignore[misc]

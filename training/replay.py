@@ -145,13 +145,14 @@ def columns(frame: pd.DataFrame, features: FeatureSet, rates: RateTable, *, hist
     out = np.full((n, len(features.columns)), np.nan)
     zone = features.time_zone
     time_ms = frame["time_ms"].to_numpy(np.int64)
-    amount = np.rint(frame["amount"].to_numpy(np.float64) * factor)
+    # + 0.0 makes the whole number of -0.0 what the service makes of it
+    amount = np.rint(frame["amount"].to_numpy(np.float64) * factor) + 0.0
     _transactions(
         time_ms,
         amount,
         type_codes(frame),
         tuple(
-            np.rint(_numbers(frame, name) * factor)
+            np.rint(_numbers(frame, name) * factor) + 0.0
             for name in ("oldbalanceOrg", "newbalanceOrig", "oldbalanceDest", "newbalanceDest")
         ),
         (_numbers(frame, "lat"), _numbers(frame, "long")),

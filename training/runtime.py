@@ -251,7 +251,11 @@ def release_copy(root: Path, models: Path) -> dict[str, str]:
     bundle.resign(copy, key, known)
     released = bundle.parse_public_keys(key.public_line())
     bundle.publish(copy, f"file://{models}/current", key, released)
-    return {"FRAUD_MODEL_URL": f"file://{models}/current", "FRAUD_MODEL_PUBLIC_KEYS": key.public_line()}
+    return {
+        "FRAUD_MODEL_URL": f"file://{models}/current",
+        "FRAUD_MODEL_PUBLIC_KEYS": key.public_line(),
+        "FRAUD_FEATURE_STORE_URL": "memory://",  # what Lambda has for files is gone with the instance
+    }
 
 
 if __name__ == "__main__":

@@ -622,6 +622,7 @@ def _make_fraud(
     thieves = max(4, round(rows * fraud_share / 12))
     # Cumulative rounding: the counts add up, and every scenario is within one row of its share.
     edges = np.rint(np.cumsum([0.0, *(SCENARIOS[name] / total for name in chosen)]) * rows * fraud_share)
+    edges[-1] = np.rint(rows * fraud_share)  # whatever the sum of the shares rounds to
     parts, incidents = [_NO_ROWS], 0
     for name, whole in zip(chosen, np.diff(edges), strict=True):
         draw, least, most = _DRAW[name]

@@ -145,8 +145,10 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     data = _load(options)
     parts = _split(options, data)
     rules = _rules(options, data.features.columns)
-    with _explained(out):
+    try:
         out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise dataset.DataError(f"{out} cannot be written ({error.strerror}).") from None
     progress(
         f"{len(data.frame):,} rows, {int(data.labels.sum()):,} frauds; searching {max(options.tune, 1)} candidates"
     )
@@ -692,15 +694,6 @@ def _sealed_for_now(manifest: Manifest, files: Mapping[str, bytes]) -> Iterator[
     with tempfile.TemporaryDirectory() as folder:
         sealed = bundles.seal(Path(folder), manifest, files, key)
         yield load(bundles.open_folder(sealed, bundles.parse_public_keys(key.public_line())))
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """A disk's refusal as one line."""
-    try:
-        yield
-    except OSError as error:
-        raise dataset.DataError(f"{path} cannot be written ({error.strerror}).") from None
 
 
 def _json(data: Mapping[str, Any]) -> bytes:

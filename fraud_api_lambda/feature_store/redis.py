@@ -7,7 +7,7 @@ parties when memory is full: set ``maxmemory-policy noeviction`` or ``volatile-t
 
 Time: redis-py's timeouts are for each wait on the socket, and a slow answer is many waits, so the sockets here end
 every wait at the call's own deadline; nothing is tried twice. Connecting (name lookup, TCP, TLS, password) has no such
-bound anywhere, so a helper thread does it: a caller waits until its deadline, and the connection, once made, serves
+bound anywhere, so a thread of its own does it: a caller waits until its deadline, and the connection, once made, serves
 whoever comes next. Calls on an open connection run in the caller's thread.
 """
 

@@ -71,11 +71,14 @@ def test_a_decision_with_a_bundle_has_a_probability_and_one_without_is_flagged(
 
 
 def test_the_same_transaction_at_the_same_moment_gets_the_same_bytes(trained: Trained) -> None:
-    app = Client(create_app(FraudScorer(source_of(trained), clock=lambda: FIXED)))
+    def app() -> Client:
+        """The service with nobody's past in it yet."""
+        return Client(create_app(FraudScorer(source_of(trained), clock=lambda: FIXED)))
+
     sent = json.dumps({**ALL[4], "transaction_id": "t"}).encode()
-    one, two = app.post("/predict?explain=true", content=sent), app.post("/predict?explain=true", content=sent)
+    one, two = app().post("/predict?explain=true", content=sent), app().post("/predict?explain=true", content=sent)
     assert one.content == two.content
-    batch = app.post("/predict/batch?explain=true", content=b'{"transactions": [%s]}' % sent)
+    batch = app().post("/predict/batch?explain=true", content=b'{"transactions": [%s]}' % sent)
     assert batch.content == b'{"results":[{"index":0,"decision":%s}]}' % one.content
 
 
@@ -323,7 +326,12 @@ def test_health_says_only_that_the_process_is_alive(either: Client) -> None:
 def test_ready_says_whether_a_model_is_served(client: Client, bare_client: Client, trained: Trained) -> None:
     answer = client.get("/ready")
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ready", "model": "ok", "model_version": trained.version}
+    assert answer.json() == {
+        "status": "ready",
+        "model": "ok",
+        "model_version": trained.version,
+        "feature_store": "ok",
+    }
     degraded = bare_client.get("/ready")
     assert degraded.status_code == 503
     body = degraded.json()

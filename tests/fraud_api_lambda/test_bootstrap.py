@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
 from fraud_api_lambda.bootstrap import JsonLines, build, configure_logging, public_keys
 from fraud_api_lambda.bundle import SigningKey, parse_public_keys
 from fraud_api_lambda.errors import BundleMissing, BundleUnreachable, SettingsError
 from fraud_api_lambda.settings import Settings
+from tests.fraud_api_lambda.asgi import Client
 from tests.fraud_api_lambda.making import KEY, OTHER_KEY, publish_small
 
 DEV_KEY = SigningKey.generate("dev-laptop")
@@ -90,9 +90,7 @@ def test_a_parameter_that_holds_no_key_yet_is_a_missing_bundle(aws: str) -> None
 
 
 @pytest.mark.server
-def test_a_parameter_that_is_not_there_or_not_allowed_is_unreachable(
-    aws: str, refuse_all: Callable[[], None]
-) -> None:
+def test_a_parameter_that_is_not_there_or_not_allowed_is_unreachable(aws: str, refuse_all: Callable[[], None]) -> None:
     with pytest.raises(BundleUnreachable, match="parameter"):
         public_keys("ssm:/fraud/none", on_aws=True)
     refuse_all()
@@ -134,8 +132,18 @@ def test_on_aws_a_bundle_signed_on_a_laptop_is_not_served(tmp_path: Path) -> Non
 
 def test_the_application_is_built_and_ready_with_a_bundle(tmp_path: Path) -> None:
     url = publish_small(tmp_path, "v1")
-    client = TestClient(build(Settings(model_url=url, model_public_keys=KEY.public_line()), clock=lambda: 10**12))
-    assert client.get("/ready").json() == {"status": "ready", "model": "ok", "model_version": "v1"}
+    client = Client(
+        build(
+            Settings(model_url=url, model_public_keys=KEY.public_line(), feature_store_url="memory://"),
+            clock=lambda: 10**12,
+        )
+    )
+    assert client.get("/ready").json() == {
+        "status": "ready",
+        "model": "ok",
+        "model_version": "v1",
+        "feature_store": "ok",
+    }
     decision = client.post("/predict", json={"amount": 50.0, "oldbalanceOrg": 50.0}).json()
     assert decision["fraud_probability"] == 1 / (1 + math.exp(-4))
     assert decision["scored_at"] == "2001-09-09T01:46:40.000Z"
@@ -145,7 +153,7 @@ def test_the_application_is_built_without_a_bundle_and_decides_by_rules(tmp_path
     settings = Settings(
         model_url=f"file://{tmp_path}/current", model_public_keys=KEY.public_line(), without_model="decline"
     )
-    client = TestClient(build(settings))
+    client = Client(build(settings))
     ready = client.get("/ready")
     assert (ready.status_code, ready.json()["model"]) == (503, "missing")
     decision = client.post("/predict", json={"amount": 50.0}).json()
@@ -199,10 +207,13 @@ def test_a_log_line_says_where_an_exception_was_and_never_what_it_said() -> None
     assert "Traceback" not in text
 
 
-def test_logging_is_set_up_once_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logging_is_set_up_once_on_standard_output(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("fraud")
+    monkeypatch.setattr(logger, "handlers", [])  # pytest's own listen here as well
     configure_logging("WARNING")
     configure_logging("DEBUG")
-    logger = logging.getLogger("fraud")
     assert len(logger.handlers) == 1
     assert isinstance(logger.handlers[0], logging.StreamHandler)
     assert logger.handlers[0].stream is sys.stdout

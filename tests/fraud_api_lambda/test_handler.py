@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from starlette.testclient import TestClient
 
 from fraud_api_lambda.bootstrap import build
 from fraud_api_lambda.settings import Settings
+from tests.fraud_api_lambda.asgi import Client
 from tests.fraud_api_lambda.making import KEY, publish_small
 
 EVENTS = Path(__file__).resolve().parents[2] / "events"
@@ -65,9 +65,7 @@ def test_every_sample_event_is_answered_as_http_would_be(serve: Any, app: FastAP
         f"{key}={value}" for key, value in (asked.get("queryStringParameters") or {}).items()
     )
     headers = {"content-type": "application/json"} if sent(asked) else {}
-    expected = TestClient(app).request(
-        method, path + (f"?{query}" if query else ""), content=sent(asked), headers=headers
-    )
+    expected = Client(app).request(method, path + (f"?{query}" if query else ""), content=sent(asked), headers=headers)
     assert answer["statusCode"] == expected.status_code
     ours, theirs = body_of(answer), expected.content
     if ours.startswith(b"{"):
@@ -79,9 +77,7 @@ def test_every_sample_event_is_answered_as_http_would_be(serve: Any, app: FastAP
 def without_ids(data: Any) -> Any:
     """Ids that are made up where none was sent differ from call to call."""
     if isinstance(data, dict):
-        return {
-            key: without_ids(value) for key, value in data.items() if key not in {"request_id", "transaction_id"}
-        }
+        return {key: without_ids(value) for key, value in data.items() if key not in {"request_id", "transaction_id"}}
     return [without_ids(item) for item in data] if isinstance(data, list) else data
 
 
@@ -142,9 +138,7 @@ def test_docs_without_a_stage_link_to_the_root(serve: Any) -> None:
     assert "'/openapi.json'" in body_of(answer).decode()
 
 
-def test_a_new_bundle_is_looked_for_before_the_answer_once_a_minute(
-    serve: Any, app: FastAPI, tmp_path: Path
-) -> None:
+def test_a_new_bundle_is_looked_for_before_the_answer_once_a_minute(serve: Any, app: FastAPI, tmp_path: Path) -> None:
     source = app.state.scorer.source
     publish_small(tmp_path, "v2")
     ask = event("ready", "v1")
@@ -158,4 +152,4 @@ def test_the_module_serves_one_app_and_a_missing_bundle_does_not_stop_it(lambda_
 
     answer = handler.handler(event("ready", "v1"), CONTEXT)
     assert answer["statusCode"] == 503
-    assert TestClient(handler.app).get("/ready").json() == json.loads(body_of(answer))
+    assert Client(handler.app).get("/ready").json() == json.loads(body_of(answer))

@@ -83,9 +83,7 @@ def test_rows_of_another_memory_layout_have_the_same_margins(forest: Forest, row
     np.testing.assert_array_equal(forest.margins(wide[:, ::2]), forest.margins(rows))
 
 
-def test_a_packed_forest_unpacks_to_the_same_bytes_and_margins(
-    forest: Forest, rows: npt.NDArray[np.float32]
-) -> None:
+def test_a_packed_forest_unpacks_to_the_same_bytes_and_margins(forest: Forest, rows: npt.NDArray[np.float32]) -> None:
     again = unpack(pack(forest))
     assert pack(again) == pack(forest)
     np.testing.assert_array_equal(again.margins(rows), forest.margins(rows))
@@ -113,9 +111,7 @@ def test_the_service_scores_as_the_training_pipeline_does(
         assert ours[:500].tolist() == alone
 
 
-def test_reasons_add_up_to_the_log_odds_of_the_probability(
-    model: FraudModel, columns: npt.NDArray[np.float64]
-) -> None:
+def test_reasons_add_up_to_the_log_odds_of_the_probability(model: FraudModel, columns: npt.NDArray[np.float64]) -> None:
     for row in columns[:: len(columns) // 60]:
         vector = model.vector(fill(row, model.population))
         shares = model.contributions(vector)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud_api_lambda import profiles as p
+from fraud_api_lambda.errors import ProfileError
 
 T = 1_770_000_000_000
 SENT, RECEIVED = p.SENT, p.RECEIVED
@@ -194,7 +195,7 @@ def test_damaged_bytes_are_refused_in_one_way(noise: bytes, at: int) -> None:
     for data in (noise, good[: at % len(good)], good + noise, bytes([p.FORMAT]) + noise):
         try:
             assert len(p.decode(data)) == p.SIZE
-        except p.ProfileError:
+        except ProfileError:
             continue
 
 

@@ -206,7 +206,8 @@ def test_publishing_the_served_version_again_brings_the_new_serial(url: str, clo
 
 
 @pytest.mark.parametrize(
-    "error", [BundleMissing("no key yet"), SettingsError("bad keys"), OSError("disk"), ValueError("SECRET"), KeyError(1)]
+    "error",
+    [BundleMissing("no key yet"), SettingsError("bad keys"), OSError("disk"), ValueError("SECRET"), KeyError(1)],
 )
 def test_a_look_never_raises(url: str, clock: Clock, error: Exception) -> None:
     def keys() -> Mapping[str, bytes]:
@@ -294,6 +295,7 @@ def test_requests_see_a_whole_bundle_while_sixteen_looks_and_publishes_run(
 def test_every_look_that_fails_is_logged_with_its_state(
     clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG", logger="fraud")
     logging.getLogger("fraud").addHandler(caplog.handler)
     try:
         started(f"file://{tmp_path}/models/current", clock)

@@ -237,6 +237,13 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "nan", "undefined", "01", "+1", ".5", "1.", "0x1"])
+def test_words_that_are_not_json_are_refused_wherever_they_stand(word: str) -> None:
+    for body in (word, f"[{word}]", f'{{"attributes": {{"a": {word}}}}}'):
+        with pytest.raises(InvalidRequest):
+            parse_json(body.encode())
+
+
 @given(JSON)
 def test_json_is_read_as_the_standard_library_reads_it(data: Any) -> None:
     assert parse_json(json.dumps(data).encode()) == data

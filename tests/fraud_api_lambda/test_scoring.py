@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud_api_lambda.errors import FieldError, InvalidRequest
-from fraud_api_lambda.features import Attribute, FeatureSet, fill
+from fraud_api_lambda.features import Attribute, FeatureSet, Past, fill
 from fraud_api_lambda.model import FraudModel, calibrate
 from fraud_api_lambda.reload import ModelSource, Served
 from fraud_api_lambda.rules import GRAVITY, load_rules, model_outcome
@@ -166,9 +166,9 @@ def test_alone_and_in_a_batch_a_transaction_gets_the_same_bytes(
     moment = now_ms()
     sent = [parse_transaction({**data, "transaction_id": f"t{i}"}) for i, data in enumerate(rows)]
     for source in (scorer.source, bare_scorer.source):
-        one = FraudScorer(source, clock=lambda: moment)
-        together = one.score_many(sent, explain)
-        alone = [one.score(each, explain) for each in sent]
+        together = FraudScorer(source, clock=lambda: moment).score_many(sent, explain)
+        one_by_one = FraudScorer(source, clock=lambda: moment)  # with a past of its own, empty like the other's
+        alone = [one_by_one.score(each, explain) for each in sent]
         assert together == alone
         assert [DECISION.dump_json(answer) for answer in together if isinstance(answer, Decision)] == [
             DECISION.dump_json(answer) for answer in alone
@@ -191,9 +191,10 @@ def test_the_reasons_of_an_answer_are_the_strongest_contributions(scorer: FraudS
     model = served_by(scorer).model
     for payload in ALL:
         sent = parse_transaction(payload)
-        decision = scorer.score(sent, True)
+        decision = FraudScorer(scorer.source).score(sent, True)
         event = to_event(sent, model.rates, now_ms())
-        vector = model.vector(fill(model.features.compute(event), model.population))
+        never_seen = Past(event, {}, now_ms())
+        vector = model.vector(fill(model.features.compute(event, never_seen), model.population))
         strongest = [share for share in model.contributions(vector) if share[1] != 0.0][:MAX_REASONS]
         if "timestamp" in payload or "step" in payload:
             assert [(reason.feature, reason.contribution) for reason in decision.reasons] == strongest
@@ -207,7 +208,7 @@ def test_reasons_are_given_when_asked_for_or_where_the_outcome_is_not_approve(
     scorer: FraudScorer, payload: dict[str, Any]
 ) -> None:
     sent = parse_transaction(payload)
-    by_default, asked, never = (scorer.score(sent, explain) for explain in (None, True, False))
+    by_default, asked, never = (FraudScorer(scorer.source).score(sent, explain) for explain in (None, True, False))
     assert asked.reasons
     assert never.reasons == ()
     assert bool(by_default.reasons) == by_default.is_fraud

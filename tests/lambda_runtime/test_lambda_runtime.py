@@ -54,7 +54,11 @@ def published(trained: Trained, moto_server: MotoServer, tmp_path_factory: pytes
             patch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         bundles.publish(copy, url, key, bundles.parse_public_keys(key.public_line()))
-    settings = {"FRAUD_MODEL_URL": url, "FRAUD_MODEL_PUBLIC_KEYS": key.public_line()}
+    settings = {
+        "FRAUD_MODEL_URL": url,
+        "FRAUD_MODEL_PUBLIC_KEYS": key.public_line(),
+        "FRAUD_FEATURE_STORE_URL": "memory://",  # each process its own: both see the same requests in the same order
+    }
     return Published(key, copy, trained.version, {**moto_server.env, **settings})
 
 

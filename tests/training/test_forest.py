@@ -220,12 +220,12 @@ def test_parity_is_checked_to_the_last_bit(data: tuple[Singles, npt.NDArray[np.i
     forest = flatten(booster, WIDTH)
     check_parity(forest, booster, judged[:500])
     forest.bias = np.nextafter(forest.bias, np.float32(9), dtype=np.float32)
-    with pytest.raises(BundleRefused, match="differ from XGBoost's on .* of 500 rows; not sealed"):
+    with pytest.raises(BundleRefused, match=r"differ from XGBoost's on .* of 500 rows; not sealed"):
         check_parity(forest, booster, judged[:500])
 
 
 def test_a_tree_too_deep_is_refused_with_the_mend(data: tuple[Singles, npt.NDArray[np.int8]]) -> None:
-    with pytest.raises(BundleRefused, match="max_depth|deeper than"):
+    with pytest.raises(BundleRefused, match=r"max_depth|deeper than"):
         flatten(train(data, max_depth=MAX_DEPTH + 4, min_child_weight=0.0, n_estimators=5), WIDTH)
 
 

@@ -245,8 +245,12 @@ def test_the_decision_function_is_xgboosts_margin_in_float64(filled: tuple[Any, 
 
 @pytest.mark.parametrize(
     ("balance", "steps", "weight"),
-    [("smote", ["fill", "smote", "xgb"], 1.0), ("none", ["fill", "xgb"], 1.0), ("scale_pos_weight", ["fill", "xgb"], 49.0)],
-)  # fmt: skip
+    [
+        ("smote", ["fill", "smote", "xgb"], 1.0),
+        ("none", ["fill", "xgb"], 1.0),
+        ("scale_pos_weight", ["fill", "xgb"], 49.0),
+    ],
+)
 def test_a_balance_is_a_step_or_a_weight(balance: str, steps: list[str], weight: float) -> None:
     model = built(balance=balance, weight=49.0)
     assert [name for name, _ in model.steps] == steps

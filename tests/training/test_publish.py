@@ -79,7 +79,7 @@ def test_the_first_bundle_is_published_where_nothing_was(tmp_path: Path, url: st
 def test_a_worse_model_is_refused_and_the_pointer_stays_unless_forced(tmp_path: Path, url: str) -> None:
     publish(sealed(tmp_path, "v1", figures(0.9, low=0.85)), url, KEY, TRUSTED)
     worse = sealed(tmp_path, "v2", figures(0.5))
-    with pytest.raises(GateError, match="0.500 is below 0.850.*--force"):
+    with pytest.raises(GateError, match=r"0.500 is below 0.850.*--force"):
         publish(worse, url, KEY, TRUSTED)
     assert read_pointer(url, TRUSTED).version == "v1"
     assert not (tmp_path / "served" / "v2").exists()
@@ -124,7 +124,7 @@ def test_what_cannot_be_opened_is_replaced_by_force_only(tmp_path: Path, url: st
         (served / "v2" / MANIFEST).unlink()
     good = sealed(tmp_path, "v3", figures())
     if broken != "bundle gone":
-        with pytest.raises(GateError, match="cannot be opened .*--force"):
+        with pytest.raises(GateError, match=r"cannot be opened .*--force"):
             publish(good, url, KEY, TRUSTED)
     pointer = publish(good, url, KEY, TRUSTED, force=True)
     assert pointer.version == "v3"
@@ -149,7 +149,7 @@ def test_a_rollback_needs_a_version_before(tmp_path: Path, url: str) -> None:
     with pytest.raises(BundleMissing):
         rollback(url, KEY, TRUSTED)
     publish(sealed(tmp_path, "v1", figures()), url, KEY, TRUSTED)
-    with pytest.raises(BundleMissing, match="no version before.*--to"):
+    with pytest.raises(BundleMissing, match=r"no version before.*--to"):
         rollback(url, KEY, TRUSTED)
     with pytest.raises(BundleError):
         rollback(url, KEY, TRUSTED, "v9")

@@ -79,12 +79,14 @@ def one_at_a_time(frame: pd.DataFrame, features: FeatureSet, rates: RateTable) -
     )
 
 
-@pytest.mark.parametrize(("zone", "minor_units"), [("UTC", 2), ("Europe/Berlin", 2), ("Asia/Kathmandu", 0), ("America/New_York", 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("zone", "minor_units"), [("UTC", 2), ("Europe/Berlin", 2), ("Asia/Kathmandu", 0), ("America/New_York", 3)]
+)
 def test_columns_are_those_of_the_service_one_at_a_time_to_the_bit(zone: str, minor_units: int) -> None:
     rates = RateTable("USD", minor_units, RATES.tables)
     features = FeatureSet(ATTRIBUTES, time_zone=replay.time_zone(zone), minor_factor=rates.minor_factor)
     frame = history(1_500)
-    together = replay.columns(frame, features, rates)
+    together = replay.columns(frame, features, rates, history=False)  # with history: tests/test_skew.py
     assert together.shape == (1_500, WIDTH + 1 + 3 + 1 + 2)
     np.testing.assert_array_equal(together, one_at_a_time(frame, features, rates))
     assert np.isnan(together).any(axis=0).sum() > 10
@@ -92,9 +94,10 @@ def test_columns_are_those_of_the_service_one_at_a_time_to_the_bit(zone: str, mi
 
 def test_a_frame_with_next_to_nothing_gives_missing_columns_not_zeros() -> None:
     frame = pd.DataFrame({"time_ms": [1_700_000_000_000], "amount": [12.5]})
-    features = FeatureSet(ATTRIBUTES)
-    row = replay.columns(frame, features, RateTable("USD", 2))
-    np.testing.assert_array_equal(row, [features.compute(to_event(parse_transaction({"amount": 12.5, "timestamp": "2023-11-14T22:13:20Z"}), RateTable("USD", 2), NOW))])  # fmt: skip
+    features, rates = FeatureSet(ATTRIBUTES), RateTable("USD", 2)
+    row = replay.columns(frame, features, rates)
+    sent = parse_transaction({"amount": 12.5, "timestamp": "2023-11-14T22:13:20Z"})
+    np.testing.assert_array_equal(row, [features.compute(to_event(sent, rates, NOW))])
     known = [name for name, value in zip(features.columns, row[0], strict=True) if not np.isnan(value)]
     assert known == ["amount", "hour_of_day", "day_of_week", "is_night"]
 
@@ -127,7 +130,7 @@ def test_an_absent_currency_is_the_base() -> None:
 
 def test_a_currency_without_a_rate_is_named_with_the_choices() -> None:
     frame = pd.DataFrame({"time_ms": [0], "amount": [5.0], "currency": ["GBP"]})
-    with pytest.raises(DataError, match="'GBP'. Choices are: USD, EUR, JPY; add it with --rates"):
+    with pytest.raises(DataError, match=r"'GBP'. Choices are: USD, EUR, JPY; add it with --rates"):
         replay.columns(frame, FeatureSet(), RATES)
 
 

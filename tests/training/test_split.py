@@ -48,7 +48,7 @@ def test_rows_at_the_very_time_of_the_cut_are_on_one_side_only() -> None:
 
 
 def test_a_delay_that_leaves_nothing_to_judge_is_refused_with_the_mend() -> None:
-    with pytest.raises(DataError, match="label delay of 40 days leaves no rows.*--delay"):
+    with pytest.raises(DataError, match=r"label delay of 40 days leaves no rows.*--delay"):
         by_time(hours(1_000), 40 * DAY_MS)
 
 
@@ -136,8 +136,16 @@ def test_a_range_that_ends_before_it_begins_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "ms"), [("7d", 7 * DAY_MS), ("36h", 36 * 3_600_000), ("0", 0), ("2", 2 * DAY_MS), ("90m", 5_400_000), ("0.5d", DAY_MS // 2)]
-)  # fmt: skip
+    ("text", "ms"),
+    [
+        ("7d", 7 * DAY_MS),
+        ("36h", 36 * 3_600_000),
+        ("0", 0),
+        ("2", 2 * DAY_MS),
+        ("90m", 5_400_000),
+        ("0.5d", DAY_MS // 2),
+    ],
+)
 def test_a_delay_is_days_hours_or_minutes(text: str, ms: int) -> None:
     assert parse_delay(text) == ms
 

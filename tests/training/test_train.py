@@ -16,6 +16,7 @@ from fraud_api_lambda.app import create_app
 from fraud_api_lambda.bundle import SigningKey, open_folder, parse_public_keys
 from fraud_api_lambda.errors import RulesError, SettingsError
 from fraud_api_lambda.reload import ModelSource, Served, load
+from fraud_api_lambda.schemas import Event, RateTable, parse_transaction, to_event
 from fraud_api_lambda.scoring import FraudScorer
 from tests.conftest import Trained
 from tests.fraud_api_lambda.asgi import Client
@@ -302,6 +303,36 @@ def test_a_card_row_is_scored_by_its_attributes_as_training_scores_it(cards: Res
     assert "V14" in json.dumps(model["attributes"])
 
 
+def test_a_number_beyond_float32_is_its_largest_in_training_and_in_service_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    n = 3_000
+    fraud = (rng.random(n) < 0.05).astype(int)
+    size = rng.normal(0, 1, n) + 2 * fraud
+    size[[3, 2_000, 2_900]] = [1e300, -1e300, 1e300]
+    table = pd.DataFrame({"when": np.arange(n) * 600, "amount": 5.0 + np.arange(n) % 7, "size": size, "fraud": fraud})
+    table.to_csv(tmp_path / "big.csv", index=False)
+    (tmp_path / "map.yaml").write_text(
+        "columns: {timestamp: {column: when, unit: s}, amount: amount, is_fraud: fraud}\nattributes: [size]\n"
+    )
+    options = Options(str(tmp_path / "big.csv"), "csv", mapping=str(tmp_path / "map.yaml"), tune=0, ablation=False)
+    served = opened(run(options, tmp_path / "out", KEY))
+    frame = dataset.load(options.data, "csv", mapping=options.mapping)
+    expected = evaluate.score(served, frame).probability
+    model = served.model
+    for at in (3, 2_000, 2_900):
+        row = model.features.compute(next_event(frame.iloc[at]))
+        vector = model.vector(row)
+        assert model.probability(vector) == expected[at]
+        told = model.expected_log_odds + sum(share for _, share in model.contributions(vector))
+        assert told == pytest.approx(np.log(expected[at] / (1 - expected[at])), abs=1e-4)
+
+
+def next_event(row: Any) -> Event:
+    """What the service makes of a row with an amount and the attribute ``size``."""
+    sent = {"amount": row["amount"], "attributes": {"size": row["attributes.size"]}}
+    return to_event(parse_transaction(sent), RateTable("USD", 2), int(row["time_ms"]))
+
+
 # --- what a run refuses ----------------------------------------------------------------------------------------------
 
 
@@ -336,7 +367,7 @@ def test_a_file_without_fraud_is_refused(few: Mapping[int, str], out: Path) -> N
         run(Options(few[0], tune=0, ablation=False), out, KEY)
 
 
-@pytest.mark.parametrize("count", [1, 3, 9, 13])
+@pytest.mark.parametrize("count", [1, 3, 9])
 @pytest.mark.parametrize("how", ["time", "random"])
 def test_too_few_frauds_are_refused_in_one_line_or_trained_on(
     few: Mapping[int, str], tmp_path: Path, count: int, how: Any
@@ -344,12 +375,14 @@ def test_too_few_frauds_are_refused_in_one_line_or_trained_on(
     out = tmp_path / "out"
     try:
         result = run(Options(few[count], tune=1, ablation=False, split=how), out, KEY)
-    except DataError as refused:
-        assert "\n" not in str(refused)
-        assert "fraud" in str(refused)
-        assert not out.exists() or not list(out.iterdir())
+    except DataError as error:
+        refused = str(error)
     else:
-        assert result.bundle.is_dir()
+        assert opened(result).version == result.version
+        return
+    assert "\n" not in refused
+    assert "frauds" in refused
+    assert not out.exists() or not list(out.iterdir())
 
 
 def test_frauds_only_at_the_end_of_the_training_rows_are_no_reason_to_fail(data_file: str, tmp_path: Path) -> None:
