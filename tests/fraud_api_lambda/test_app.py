@@ -283,7 +283,8 @@ def test_model_tells_what_is_served(client: Client, trained: Trained) -> None:
     assert 0 < body["thresholds"]["review"] <= body["thresholds"]["decline"] < 1
     assert body["rules_version"] == client.post("/predict", json={"amount": 1}).json()["rules_version"]
     for rule in body["rules"]:
-        assert list(rule) == ["id", "expression", "outcome", "reason", "enabled"]
+        assert list(rule) == ["id", "expression", "outcome", "reason", "enabled", "from", "until"]
+    assert body["lists"] == {"deny": 0, "allow": 0, "snooze": 0}
     assert body["metrics"]
     assert body["curves"]
     assert body["degraded"] == []

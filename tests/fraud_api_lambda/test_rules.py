@@ -99,7 +99,10 @@ def test_whole_numbers_that_cannot_all_be_doubles_are_told_with_the_mend() -> No
 @pytest.mark.parametrize(
     ("item", "told"),
     [
-        ("text", "Rule number 1 is not a mapping with the members enabled, expression, id, outcome, reason."),
+        (
+            "text",
+            "Rule number 1 is not a mapping with the members enabled, expression, from, id, outcome, reason, until.",
+        ),
         (rule("true", rule_id=None), "Rule number 1 needs an 'id'"),
         (rule("true", rule_id=5), "Rule number 1 needs an 'id'"),
         (rule("true", rule_id="no spaces"), "Rule number 1 needs an 'id'"),
@@ -108,7 +111,10 @@ def test_whole_numbers_that_cannot_all_be_doubles_are_told_with_the_mend() -> No
         (rule("true", None), "Rule 'mine' needs an outcome"),
         (rule("true", ["review"]), "Rule 'mine' needs an outcome"),
         (rule("true", {"review": 1}), "Rule 'mine' needs an outcome"),
-        (rule("true", outcmoe="review"), "unknown member 'outcmoe'. Choices are: enabled, expression, id, outcome"),
+        (
+            rule("true", outcmoe="review"),
+            "unknown member 'outcmoe'. Choices are: enabled, expression, from, id, outcome",
+        ),
         (rule("true", reason=5), "Rule 'mine': 'reason' is text, 'enabled' is true or false."),
         (rule("true", reason="x" * 301), "'reason' is text"),
         (rule("true", enabled="yes"), "'enabled' is true or false"),

@@ -182,6 +182,7 @@ def wide(data_file: str, tmp_path_factory: pytest.TempPathFactory) -> Result:
         str(folder / "data.parquet"),
         tune=0,
         ablation=False,
+        keep_rules=True,
         features="posted",
         train_range=f"{day[0]}..{day[49]}",
         validation_range=f"{day[52]}..{day[64]}",
