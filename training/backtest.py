@@ -46,9 +46,14 @@ class Hits:
 
     @property
     def line(self) -> str:
-        """One line for people."""
+        """One line for people, with the rule's id."""
+        return f"rule {self.id}: {self.told}"
+
+    @property
+    def told(self) -> str:
+        """What the rule hit, and what became of it."""
         frauds = f"{self.fraud_hits:,} of {self.fraud_rows:,} frauds"
-        text = f"rule {self.id}: {self.legitimate_share:.2%} of legitimate rows ({self.legitimate_hits:,}), {frauds}"
+        text = f"{self.legitimate_share:.2%} of legitimate rows ({self.legitimate_hits:,}), {frauds}"
         if self.failed:
             text += f"; cannot be evaluated for {self.failed:,} rows"
         if self.switched_off:

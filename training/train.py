@@ -169,6 +169,8 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
         fit, ablation = _ablate(data, picked, parts, options, chosen, fit)
     progress("evaluating through the sealed bundle")
     manifest = _manifest(fit, data, options, parts, search)
+    facts = {**manifest.training, "rules": {hit.id: hit.told for hit in judged}}  # for the model card, too
+    manifest = manifest.model_copy(update={"training": facts})
     files = _files(fit, data, parts, rules)
     with _sealed_for_now(manifest, files) as served:
         test = evaluate.score(served, data.frame.iloc[parts.test], data.columns[parts.test])

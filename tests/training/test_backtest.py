@@ -248,6 +248,9 @@ def test_each_rule_hits_under_one_percent_of_the_legitimate_rows_and_the_run_say
         assert any(line.startswith(f"rule {hit['id']}: {hit['legitimate_share']:.2%} of legitimate") for line in said)
     sealed = json.loads((result.bundle / "metrics.json").read_bytes())
     assert sealed["rules"] == judged
+    card = (result.bundle / "model_card.md").read_text()
+    assert "rules amount above usual" in card
+    assert f"{judged[0]['legitimate_share']:.2%} of legitimate rows" in card
 
 
 @pytest.mark.parametrize("payload", LEGITIMATE, ids=lambda payload: payload["customer_id"])
