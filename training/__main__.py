@@ -88,7 +88,7 @@ def run(
     false_decline_cost: Annotated[float, typer.Option(help="Of declining a legitimate transaction.", min=0)] = 20.0,
     decline_precision: Annotated[
         float, typer.Option(help="Least share of frauds among what is declined.", min=0, max=1)
-    ] = 0.5,
+    ] = 0.9,
     flag_precision: Annotated[
         float, typer.Option(help="Least share of frauds among what is flagged at all.", min=0, max=1)
     ] = 0.0,

@@ -138,7 +138,7 @@ class Costs:
     review_catch: float = 0.95
     false_decline_cost: float = 20.0
     capacity: float = 0.01
-    decline_precision: float = 0.5
+    decline_precision: float = 0.9
     flag_precision: float = 0.0
 
     def __post_init__(self) -> None:
