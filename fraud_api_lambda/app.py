@@ -34,6 +34,7 @@ from .schemas import (
     parse_batch,
     parse_json,
     parse_transaction,
+    rfc3339,
 )
 from .scoring import FraudScorer
 
@@ -292,8 +293,8 @@ def _store_state(scorer: FraudScorer) -> str:
 
 
 def _ready(source: ModelSource, store: str) -> Response:
-    """200 while a model is served, even where the last look for a newer one failed or the feature store does not
-    answer: scores are still given, flagged. Both are told.
+    """200 while a model is served, even where the last look for a newer one or for the rules failed or the feature
+    store does not answer: scores are still given, flagged. All three are told.
     """
     trouble = source.trouble
     if source.served is not None:
@@ -303,6 +304,8 @@ def _ready(source: ModelSource, store: str) -> Response:
             "model_version": source.served.version,
             "feature_store": store,
         }
+        if source.rules_state is not None:
+            body["rules"] = source.rules_state
         if trouble is not None:
             body["last_refresh"] = {"model": trouble.state, "detail": trouble.detail}
         return _json(to_json(body))
@@ -314,6 +317,8 @@ def _ready(source: ModelSource, store: str) -> Response:
         "rules_version": source.rules.version,
         "feature_store": store,
     }
+    if source.rules_state is not None:
+        body["rules"] = source.rules_state
     return _json(to_json(body), 503)
 
 
@@ -347,12 +352,15 @@ def _describe_model(source: ModelSource) -> dict[str, Any]:
                 "outcome": rule.outcome,
                 "reason": rule.reason,
                 "enabled": rule.enabled,
+                "from": None if rule.from_ms is None else rfc3339(rule.from_ms),
+                "until": None if rule.until_ms is None else rfc3339(rule.until_ms),
             }
             for rule in served.rules.rules
         ],
+        "lists": served.rules.lists.sizes,
         "metrics": measured.get("test"),
         "curves": measured.get("curves"),
-        "degraded": [] if source.trouble is None else ["model"],
+        "degraded": [*(["model"] if source.trouble else []), *(["rules"] if served.rules.stand_in else [])],
     }
 
 

@@ -29,7 +29,11 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     ``on_aws`` refuses development keys: they exist on laptops, where anybody can read them.
     """
     configure_logging(settings.log_level)
-    source = ModelSource(settings.model_url, lambda: public_keys(settings.model_public_keys, on_aws=on_aws))
+    source = ModelSource(
+        settings.model_url,
+        lambda: public_keys(settings.model_public_keys, on_aws=on_aws),
+        rules_url=settings.rules_url,
+    )
     source.refresh()
     store = open_feature_store(settings.feature_store_url, budget_ms=settings.deadline_ms)
     scorer = FraudScorer(

@@ -31,6 +31,7 @@ from .settings import scheme_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from obstore import GetOptions
     from obstore.store import S3Store
 
 #: How a bundle is laid out and signed; what profiles look like; what a Decision holds. They change apart.
@@ -246,10 +247,13 @@ class Manifest(_Part):
 
 
 class Store(Protocol):
-    """A folder of bundles, on disk or in S3. Names use ``/``. All three raise ``BundleUnreachable`` on failure."""
+    """A folder of bundles, on disk or in S3. Names use ``/``. All raise ``BundleUnreachable`` on failure."""
 
     def read(self, name: str) -> tuple[bytes, str]:
         """The bytes and a token of this very version. Raises ``BundleMissing`` where there is no such name."""
+
+    def read_changed(self, name: str, token: str) -> tuple[bytes, str] | None:
+        """As :meth:`read`, but None where it is still the version of ``token``."""
 
     def write(self, name: str, data: bytes) -> None:
         """Write whole, never half."""
@@ -270,6 +274,10 @@ class FileStore:
         except OSError as error:
             raise BundleUnreachable(f"'{name}' cannot be read ({type(error).__name__}).") from None
         return data, hashlib.sha256(data).hexdigest()
+
+    def read_changed(self, name: str, token: str) -> tuple[bytes, str] | None:
+        found = self.read(name)
+        return None if found[1] == token else found
 
     def write(self, name: str, data: bytes) -> None:
         path = self.root / name
@@ -350,16 +358,29 @@ class ObjectStore:
             raise BundleMissing(f"There is no '{name}' in the bucket.") from None
         except (s3.AlreadyExistsError, s3.PreconditionError):
             raise PublishConflict("The pointer was moved by somebody else. Look at it, then publish again.") from None
+        except s3.NotModifiedError:
+            raise
         except (s3.PermissionDeniedError, s3.UnauthenticatedError, PermissionError):
             raise BundleUnreachable(f"The bucket refused {doing} '{name}' (permission).") from None
         except (s3.BaseError, OSError) as error:
             raise BundleUnreachable(f"The bucket did not answer {doing} '{name}' ({type(error).__name__}).") from None
 
     def read(self, name: str) -> tuple[bytes, str]:
+        return self._get(name, {})
+
+    def read_changed(self, name: str, token: str) -> tuple[bytes, str] | None:
+        import obstore.exceptions as s3
+
+        try:
+            return self._get(name, {"if_none_match": token} if token else {})
+        except s3.NotModifiedError:
+            return None
+
+    def _get(self, name: str, options: "GetOptions") -> tuple[bytes, str]:
         def get() -> tuple[bytes, str]:
             import obstore
 
-            answer = obstore.get(self._s3, name)
+            answer = obstore.get(self._s3, name, options=options)
             if answer.meta["size"] > _MAX_FILE:
                 raise BundleRefused(f"'{name}' is larger than any bundle's file.")
             return bytes(answer.bytes()), answer.meta["e_tag"] or ""
@@ -378,24 +399,27 @@ class ObjectStore:
         self._call(name, "writing", lambda: obstore.put(self._s3, name, data, mode=mode))
 
 
-def open_store(url: str) -> Store:
-    """The store at ``file://folder`` or ``s3://bucket/prefix``."""
-    scheme = scheme_of(url, "model", ("file", "s3"))
+def open_store(url: str, what: str = "model") -> Store:
+    """The store at ``file://folder`` or ``s3://bucket/prefix``; ``what`` lies there, for messages."""
+    scheme = scheme_of(url, what, ("file", "s3"))
     rest = url.partition("://")[2]
     if scheme == "file":
         return FileStore(Path(rest))
     bucket, _, prefix = rest.partition("/")
     if not bucket:
-        raise SettingsError("An s3:// URL needs a bucket: s3://bucket/models/current")
+        raise SettingsError("An s3:// URL needs a bucket, such as s3://bucket/folder/name.")
     return ObjectStore(bucket, prefix)
 
 
-def split_url(url: str) -> tuple[str, str]:
-    """``file://models/current`` -> (``file://models``, ``current``): the store's URL and the pointer's name."""
-    scheme_of(url, "model", ("file", "s3"))
+def split_url(url: str, what: str = "model") -> tuple[str, str]:
+    """``file://models/current`` -> (``file://models``, ``current``): the store's URL and the name in it."""
+    scheme_of(url, what, ("file", "s3"))
     folder, _, name = url.rpartition("/")
     if not _NAME.fullmatch(name) or folder.endswith((":/", "://")):
-        raise SettingsError("A model URL names a pointer in a folder, such as file://models/current.")
+        example = "a pointer in a folder, such as file://models/current"
+        if what != "model":
+            example = f"a file in a folder, such as file://{what}/current.yaml"
+        raise SettingsError(f"A {what} URL names {example}.")
     return folder, name
 
 

@@ -37,7 +37,7 @@ class RulesError(FraudError):
     """A rules file was refused. The rules in force stay in force.
 
     ``rule`` is the id of the offending rule (None: the file itself); ``line`` and ``column`` are 1-based positions
-    inside the expression, where the compiler gave them.
+    inside its expression (None: inside the file), where they are known.
     """
 
     def __init__(self, message: str, *, rule: str | None = None, line: int | None = None, column: int | None = None):

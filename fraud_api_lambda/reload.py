@@ -1,4 +1,4 @@
-"""Keeps the served bundle fresh: look at the pointer, verify, swap, keep the last good one.
+"""Keeps the served bundle and its rules fresh: look, verify, swap, keep the last good ones.
 
 What is served is one immutable object, replaced by one assignment: a request that took it keeps it to its end, whatever
 is published meanwhile.
@@ -8,16 +8,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
-from .bundle import Bundle, open_bundle, read_pointer
+from .bundle import Bundle, open_bundle, open_store, read_pointer, split_url
 from .errors import BundleError, BundleRefused, FraudError, RulesError
 from .model import FraudModel
 from .rules import RuleSet, default_rules, load_rules
 
 log = logging.getLogger("fraud.reload")
 
-#: How often the pointer is read again, in seconds.
+#: How often the pointer and the rules file are read again, in seconds.
 REFRESH_SECONDS = 60.0
 
 
@@ -42,11 +43,86 @@ class Trouble:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A rules file that was refused for these columns. For other columns it is tried again."""
+
+    text: bytes = field(repr=False)
+    columns: tuple[str, ...]
+    detail: str
+
+
+class RulesSource:
+    """The rules file at ``url``: read only where it has changed, and replaced only by one that compiles as a whole."""
+
+    def __init__(self, url: str):
+        self._url = url
+        self._token = ""
+        self._good: RuleSet | None = None
+        self._refused: _Refused | None = None
+        self.trouble: Trouble | None = Trouble("missing", "No rules file has been looked for yet.")
+
+    def read(self) -> bytes | FraudError | None:
+        """The file's bytes, None where they are as before, or why there are none. Never raises."""
+        try:
+            folder, name = split_url(self._url, "rules")
+            found = open_store(folder, "rules").read_changed(name, self._token)
+        except FraudError as error:
+            return error
+        except Exception as error:
+            log.exception("rules file not read")
+            return RulesError(f"The rules file cannot be read ({type(error).__name__}).")
+        if found is None:
+            return None
+        data, self._token = found
+        return data
+
+    def take(self, found: bytes | FraudError | None, columns: tuple[str, ...]) -> RuleSet | None:
+        """The rules in force for these columns now that :meth:`read` gave ``found``; None: no file was ever fit.
+
+        ``trouble`` says afterwards what is wrong with the file, with the rule's id and the position. Never raises.
+        """
+        if isinstance(found, bytes):
+            self._check(found, columns)
+        elif self._refused is not None and self._refused.columns != columns:
+            self._check(self._refused.text, columns)
+        if self._good is not None and self._good.columns != columns:
+            try:
+                self._good = self._good.for_columns(columns)
+            except RulesError as error:
+                self._note("refused", str(error))
+                return None
+        if isinstance(found, FraudError):
+            self._note(found.state if isinstance(found, BundleError) else "refused", str(found))
+        elif self._refused is not None:
+            self._note("refused", self._refused.detail)
+        else:
+            self.trouble = None
+        return self._good
+
+    def _check(self, text: bytes, columns: tuple[str, ...]) -> None:
+        try:
+            rules = load_rules(text, columns)
+        except RulesError as error:
+            self._refused = _Refused(text, columns, str(error))
+        except Exception as error:  # a fault of ours must not take the rules in force away, nor the bundle
+            log.exception("rules file not loaded")
+            self._refused = _Refused(text, columns, f"The rules file cannot be loaded ({type(error).__name__}).")
+        else:
+            self._good, self._refused = rules, None
+            log.info("rules served", extra={"rules_version": rules.version})
+
+    def _note(self, state: str, detail: str) -> None:
+        self.trouble = Trouble(state, detail)
+        log.warning("rules not refreshed", extra={"state": state, "detail": detail, "serving": bool(self._good)})
+
+
 class ModelSource:
     """What is served now, and the one way it changes.
 
-    ``keys`` is called at every look that needs it, so that a key put in place after the start is found while there is
-    no bundle. ``monotonic`` gives seconds and is only used to space the looks.
+    ``rules_url`` names a rules file that decides in place of the bundle's own. ``keys`` is called at every look that
+    needs it, so that a key put in place after the start is found while there is no bundle. ``monotonic`` gives seconds
+    and is only used to space the looks.
     """
 
     def __init__(
@@ -54,6 +130,7 @@ class ModelSource:
         url: str,
         keys: Callable[[], Mapping[str, bytes]],
         *,
+        rules_url: str | None = None,
         interval: float = REFRESH_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ):
@@ -63,13 +140,29 @@ class ModelSource:
         self._monotonic = monotonic
         self._next = float("-inf")
         self._busy = threading.Lock()
+        self._rules_file = RulesSource(rules_url) if rules_url else None
+        self._sealed: Served | None = None  #: what is served, with the bundle's own rules
+        self._bare: RuleSet | None = None
         self.served: Served | None = None
         self.trouble: Trouble | None = Trouble("missing", "No bundle has been looked for yet.")
 
     @property
     def rules(self) -> RuleSet:
-        """The bundle's rules, or those of the image."""
-        return self.served.rules if self.served else default_rules()
+        """The rules in force: the rules file's, else the bundle's, else the image's."""
+        return self.current()[1]
+
+    @property
+    def rules_state(self) -> dict[str, str] | None:
+        """What /ready says of the rules file; None where there is none to speak of."""
+        if self._rules_file is None:
+            return None
+        trouble = self._rules_file.trouble
+        return {"state": "ok"} if trouble is None else {"state": trouble.state, "detail": trouble.detail}
+
+    def current(self) -> tuple[Served | None, RuleSet]:
+        """What is served and the rules that belong to it, taken together."""
+        served = self.served
+        return served, served.rules if served else (self._bare or default_rules())
 
     def due(self) -> bool:
         """Whether a minute has passed since the last look."""
@@ -80,7 +173,8 @@ class ModelSource:
             self.refresh()
 
     def refresh(self) -> None:
-        """Look at the pointer and swap in what it names, once that is fully verified. Never raises.
+        """Look at the pointer and at the rules file, and swap in what they hold once that is fully verified. Never
+        raises.
 
         Does nothing while another thread is looking.
         """
@@ -88,9 +182,24 @@ class ModelSource:
             return
         try:
             self._next = self._monotonic() + self._interval
+            if self._rules_file is None:
+                self._refresh_bundle()
+            else:
+                # Both may wait for a bucket: at the same time, since Lambda gives all of it ten seconds.
+                with ThreadPoolExecutor(1) as beside:
+                    text = beside.submit(self._rules_file.read)
+                    self._refresh_bundle()
+                self._refresh_rules(self._rules_file, text.result())
+        finally:
+            self._busy.release()
+
+    def _refresh_bundle(self) -> None:
+        try:
             found = self._look()
             if found is not None:
-                self.served = found
+                self._sealed = found
+                if self._rules_file is None:
+                    self.served = found
                 log.info("bundle served", extra={"model_version": found.version, "serial": found.bundle.serial})
             self.trouble = None
         except BundleError as error:
@@ -100,14 +209,22 @@ class ModelSource:
         except Exception as error:  # a fault of ours must not take the last good bundle away
             log.exception("refresh failed")
             self._note("refused", f"The bundle could not be loaded ({type(error).__name__}).")
-        finally:
-            self._busy.release()
+
+    def _refresh_rules(self, file: RulesSource, found: bytes | FraudError | None) -> None:
+        """Put the rules file's rules, or marked stand-ins, beside the bundle: one assignment for both."""
+        sealed = self._sealed
+        own = sealed.rules if sealed else default_rules()
+        rules = file.take(found, own.columns) or own.standing_in()
+        if sealed is None:
+            self._bare = rules
+        else:
+            self.served = replace(sealed, rules=rules)
 
     def _look(self) -> Served | None:
         """What is to be served from now on, None for what is served already. Raises ``FraudError``."""
         keys = self._keys()
         pointer = read_pointer(self._url, keys)
-        now = self.served
+        now = self._sealed
         if now is not None and now.bundle.serial is not None:
             if pointer.serial < now.bundle.serial:
                 raise BundleRefused("The pointer went back to an older serial; going back needs an explicit rollback.")

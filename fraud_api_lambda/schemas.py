@@ -165,7 +165,10 @@ class Decision:
     decided_by: DecidedBy
     threshold: Annotated[float | None, Field(description="The review threshold.")]
     thresholds: Thresholds | None
-    rules: Annotated[tuple[str, ...], Field(description="Ids of the rules that fired.")]
+    rules: Annotated[
+        tuple[str, ...],
+        Field(description="Ids of the rules that fired; `list:deny` or `list:allow` first, where a list decided."),
+    ]
     reasons: Annotated[tuple[Reason, ...], Field(description="Strongest first.")]
     explanation: str
     amount: float
@@ -359,19 +362,25 @@ def _time_of(transaction: Transaction, clock_ms: int) -> int:
 
 
 def _parse_time(text: str) -> int:
-    problem = FieldError("timestamp", "must be RFC 3339, from 1970 on, such as 2026-02-06T10:00:00Z")
-    if not _RFC3339.fullmatch(text):
+    time_ms = parse_rfc3339(text)
+    if time_ms is None:
+        problem = FieldError("timestamp", "must be RFC 3339, from 1970 on, such as 2026-02-06T10:00:00Z")
         raise InvalidRequest("The time is not valid.", (problem,))
+    return time_ms
+
+
+def parse_rfc3339(text: str) -> int | None:
+    """Milliseconds of UTC since 1970; without an offset it is UTC. None for what is no such time or before 1970."""
+    if not _RFC3339.fullmatch(text):
+        return None
     try:
         moment = datetime.fromisoformat(text.upper())
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        time_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
+        time_ms = (moment.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)  # which must be writable in UTC, too
     except (ValueError, OverflowError):
-        raise InvalidRequest("The time is not valid.", (problem,)) from None
-    if time_ms < 0:
-        raise InvalidRequest("The time is not valid.", (problem,))
-    return time_ms
+        return None
+    return None if time_ms < 0 else time_ms
 
 
 def _rename(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -13,7 +13,7 @@ from .features import FeatureSet, Floats, describe, fill, type_name
 from .history import History
 from .model import FraudModel, Singles
 from .reload import ModelSource, Served
-from .rules import Rule, Verdict, decide, default_rules
+from .rules import Listed, Rule, RuleSet, Verdict, decide
 from .schemas import Decision, Degraded, Event, RateTable, Reason, Transaction, now_ms, rfc3339, to_event
 from .settings import Outcome
 
@@ -55,7 +55,7 @@ class FraudScorer:
 
         Raises ``InvalidRequest`` for a time, currency or attribute that the served bundle cannot take.
         """
-        served = self.source.served
+        served, rules = self.source.current()
         event = self._event(transaction, served)
         history = self._history([event])
         past = history.before(event)
@@ -63,11 +63,11 @@ class FraudScorer:
         history.apply(event, past)
         history.save()
         if served is None:
-            return self._decide(None, event, columns, None, None, explain, history)
+            return self._decide(None, rules, event, columns, None, None, explain, history)
         filled = fill(columns, served.model.population)
         vector = served.model.vector(filled)
         probability = served.model.probability(vector)
-        return self._decide(served, event, filled, vector, probability, explain, history, columns)
+        return self._decide(served, rules, event, filled, vector, probability, explain, history, columns)
 
     def score_many(
         self, transactions: Sequence[Transaction | InvalidRequest], explain: bool | None = None
@@ -76,7 +76,7 @@ class FraudScorer:
 
         Each answer equals, to the bit, what :meth:`score` would say one by one.
         """
-        served = self.source.served
+        served, rules = self.source.current()
         features = self._features(served)
         answers: list[Decision | InvalidRequest | None] = [
             item if isinstance(item, InvalidRequest) else None for item in transactions
@@ -101,14 +101,14 @@ class FraudScorer:
             columns = np.stack(rows)
             if served is None:
                 for (index, event), row in zip(events, columns, strict=True):
-                    answers[index] = self._decide(None, event, row, None, None, explain, history)
+                    answers[index] = self._decide(None, rules, event, row, None, None, explain, history)
             else:
                 filled = fill(columns, served.model.population)
                 vectors = served.model.vector(filled)
                 scores = served.model.probabilities(vectors).tolist()
                 for at, (index, event) in enumerate(events):
                     answers[index] = self._decide(
-                        served, event, filled[at], vectors[at], scores[at], explain, history, columns[at]
+                        served, rules, event, filled[at], vectors[at], scores[at], explain, history, columns[at]
                     )
         return [answer for answer in answers if answer is not None]
 
@@ -125,6 +125,7 @@ class FraudScorer:
     def _decide(
         self,
         served: Served | None,
+        rules: RuleSet,
         event: Event,
         filled: Floats,
         vector: Singles | None,
@@ -133,18 +134,21 @@ class FraudScorer:
         history: History,
         columns: Floats | None = None,
     ) -> Decision:
-        """Rules, policy, reasons, answer. ``columns`` are the raw features, ``filled`` the same without gaps."""
+        """Lists, rules, policy, reasons, answer. ``columns`` are the raw features, ``filled`` the same without gaps."""
         degraded: list[Degraded] = [] if served else ["model"]
         if not history.available:
             degraded.append("feature_store")
-        rules = served.rules if served else default_rules()
+        failed = rules.stand_in
         thresholds = served.model.thresholds if served else None
         try:
             fired = rules.fired(event, filled)
         except RuleFailed as error:  # one rule's fault does not silence the others
             log.error("a rule cannot be evaluated", extra={"rule": error.rule})
-            fired, degraded = error.fired, [*degraded, "rules"]
-        verdict = decide(probability, fired, thresholds, self.without_model)
+            fired, failed = error.fired, True
+        if failed:
+            degraded.append("rules")
+        listed = rules.listed(event)
+        verdict = decide(probability, fired, thresholds, self.without_model, listed)
         reasons: tuple[Reason, ...] = ()
         wanted = verdict.outcome != "approve" if explain is None else explain
         if wanted and served is not None and vector is not None and columns is not None:
@@ -168,9 +172,9 @@ class FraudScorer:
             decided_by=verdict.decided_by,
             threshold=thresholds.review if thresholds else None,
             thresholds=thresholds,
-            rules=tuple(rule.id for rule in fired),
+            rules=(*((listed.code,) if listed else ()), *(rule.id for rule in fired)),
             reasons=reasons,
-            explanation=_explanation(verdict, fired, probability, served),
+            explanation=_explanation(verdict, listed, fired, probability, served),
             amount=event.amount,
             currency=event.currency,
             amount_base=event.amount_minor / rates.minor_factor,
@@ -219,8 +223,13 @@ def _reason(group: str, contribution: float, event: Event, columns: Floats, mode
     return Reason(group.upper(), group, value, contribution, f"{subject}{stated} {direction} the risk.")
 
 
-def _explanation(verdict: Verdict, fired: Sequence[Rule], probability: float | None, served: Served | None) -> str:
+def _explanation(
+    verdict: Verdict, listed: Listed | None, fired: Sequence[Rule], probability: float | None, served: Served | None
+) -> str:
     done = _OUTCOME_WORDS[verdict.outcome]
+    if listed is not None:
+        because = f": {listed.reason}" if listed.reason else "."
+        return f"{done}: the {listed.entity} is on the {listed.list} list{because}"
     if verdict.decided_by == "rule":
         speaking = next(rule for rule in fired if rule.outcome == verdict.outcome)
         return f"{done} by rule {speaking.id}: {speaking.reason}"

@@ -28,6 +28,9 @@ class Settings:
     #: Keys whose bundles are trusted: ``key_id:base64`` items separated by commas or white space, ``file://path`` of
     #: a file that holds such items, or ``ssm:name`` of a parameter that does.
     model_public_keys: str = "file://keys/development.pub"
+    #: A rules file that is read again once a minute at most, in place of the bundle's: ``file://path`` or
+    #: ``s3://bucket/key``. None: the rules that were sealed into the bundle.
+    rules_url: str | None = None
     #: Where the parties' profiles lie: ``memory://``, ``sqlite:///path``, ``redis://``, ``rediss://``,
     #: ``dynamodb://table``.
     feature_store_url: str = "sqlite:///data/profiles.db"
@@ -71,6 +74,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             values[field] = text
     settings = Settings(**values)  # type: ignore[arg-type]  # each value was converted for its field above
     scheme_of(settings.model_url, "model", ("file", "s3"))
+    if settings.rules_url is not None:
+        scheme_of(settings.rules_url, "rules", ("file", "s3"))
     return settings
 
 

@@ -78,6 +78,9 @@ def run(
     cv: Annotated[int, typer.Option(help="Also judge every row once in so many folds.", min=0, max=20)] = 0,
     tune: Annotated[int, typer.Option(help="Candidates the randomised search tries; 0: none.", min=0, max=500)] = 4,
     rules: Annotated[str | None, typer.Option(help="Rules file to seal into the bundle.")] = None,
+    keep_rules: Annotated[
+        bool, typer.Option("--keep-rules", help="Seal a rule as it is even if it hits over 1 % of the legitimate rows.")
+    ] = False,
     rates: Annotated[str | None, typer.Option(help="YAML file of dated exchange rates to the base currency.")] = None,
     base_currency: Annotated[str, typer.Option(help="ISO 4217.")] = "USD",
     time_zone: Annotated[str, typer.Option(help="IANA name; hours, days and night are local to it.")] = "UTC",
@@ -123,6 +126,7 @@ def run(
             folds=cv,
             tune=tune,
             rules=rules,
+            keep_rules=keep_rules,
             time_zone=time_zone,
             base_currency=base_currency,
             rates=_yaml(rates),

@@ -116,14 +116,15 @@ def _policy(
     served: Served, frame: pd.DataFrame, filled: Floats, probability: Floats, by_model: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.int8]:
     policy = by_model.copy()
-    if not any(rule.enabled for rule in served.rules.rules):
+    if served.rules.silent:
         return policy
     thresholds = served.model.thresholds
     for at, (event, row) in enumerate(zip(replay.events(frame, served.model.rates), filled, strict=True)):
         try:
             fired = served.rules.fired(event, row)
-        except RuleFailed as failed:
-            fired = failed.fired  # as the service does, which flags such an answer
-        if fired:
-            policy[at] = GRAVITY[decide(float(probability[at]), fired, thresholds, "review").outcome]
+        except RuleFailed as error:
+            fired = error.fired  # as the service does, which flags such an answer
+        listed = served.rules.listed(event)
+        if fired or listed:
+            policy[at] = GRAVITY[decide(float(probability[at]), fired, thresholds, "review", listed).outcome]
     return policy

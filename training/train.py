@@ -36,7 +36,7 @@ from fraud_api_lambda.reload import Served, load
 from fraud_api_lambda.rules import load_rules
 from fraud_api_lambda.schemas import RateTable
 
-from . import dataset, evaluate, forest, metrics, pipeline, replay, report, split, synthetic
+from . import backtest, dataset, evaluate, forest, metrics, pipeline, replay, report, split, synthetic
 from .metrics import Costs, Scored
 from .publish import publish
 
@@ -83,6 +83,7 @@ class Options:
     folds: int = 0
     tune: int = 4
     rules: str | None = None
+    keep_rules: bool = False  #: seal the rules as they are, whatever they would hit
     time_zone: str = "UTC"
     base_currency: str = "USD"
     minor_units: int = 2
@@ -155,6 +156,9 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     chosen, search = _search(data, picked, parts.train, options)
     progress("training and calibrating")
     fit = _fit(data, picked, parts.train, parts.validation, options, "smote", chosen)
+    rules, judged = _judge_rules(rules, fit, data, parts, options)
+    for hit in judged:
+        progress(hit.line)
     cross = None
     if options.folds:
         progress(f"{options.folds}-fold cross-validation")
@@ -169,6 +173,7 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     with _sealed_for_now(manifest, files) as served:
         test = evaluate.score(served, data.frame.iloc[parts.test], data.columns[parts.test])
         measured = _measure(served, data, parts, test, options, ablation, cross)
+        measured["rules"] = [hit.as_json() for hit in judged]
         importance, sample = _explain(served.model, data.columns[parts.test], data.labels[parts.test])
     progress("writing the report")
     profile = report.data_profile(
@@ -311,6 +316,17 @@ def _rules(options: Options, columns: Sequence[str]) -> bytes:
         text = (Path(__file__).parent / "rules_synthetic.yaml").read_bytes()
     load_rules(text, columns)
     return text
+
+
+def _judge_rules(
+    rules: bytes, fit: Fit, data: _Data, parts: split.Split, options: Options
+) -> tuple[bytes, list[backtest.Hits]]:
+    """The rules as they are sealed, with what each would have hit among the validation rows."""
+    columns = fit.features.columns
+    raw, labels = data.take(parts.validation)
+    filled = rule.fill(raw, fit.population)
+    found = backtest.hits(load_rules(rules, columns), data.frame.iloc[parts.validation], filled, labels, data.rates)
+    return backtest.seal_rules(rules, columns, found, keep=options.keep_rules)
 
 
 def _pick(data: _Data, train: split.Rows, options: Options) -> FeatureSet:

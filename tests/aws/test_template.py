@@ -223,12 +223,18 @@ def test_every_setting_of_the_function_is_one_that_the_service_knows(expanded: T
         if isinstance(node, Mapping) and "Fn::If" in node:
             return value(node["Fn::If"][1])
         if isinstance(node, Mapping):
-            return str(node["Fn::Sub"]).replace("${ModelBucket}", "bucket").replace("${ModelPublicKeys}", "CFN-keys")
+            return (
+                str(node["Fn::Sub"])
+                .replace("${ModelBucket}", "bucket")
+                .replace("${ModelPublicKeys}", "CFN-keys")
+                .replace("${RulesUrl}", "rules/current.yaml")
+            )
         return str(node)
 
     settings = read_settings({name: value(node) for name, node in environment(expanded).items()})
     assert settings.model_url == "s3://bucket/models/current"
     assert settings.model_public_keys == "ssm:CFN-keys"
+    assert settings.rules_url == "s3://bucket/rules/current.yaml"
     assert settings.without_model == "review"
 
 
@@ -266,10 +272,11 @@ def test_the_log_group_is_the_functions_and_forgets_after_some_days(expanded: Te
 # --- rights ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_function_may_do_four_things_and_nothing_else(expanded: Template) -> None:
+def test_the_function_may_do_five_things_and_nothing_else(expanded: Template) -> None:
     actions = {sid: sorted(as_list(item["Action"])) for sid, item in statements(expanded).items()}
     assert actions == {
         "ReadBundles": ["s3:GetObject"],
+        "ReadRules": ["s3:GetObject"],
         "TellMissingFromRefused": ["s3:ListBucket"],
         "ReadPublicKeys": ["ssm:GetParameter"],
         "WriteOwnLog": ["logs:CreateLogStream", "logs:PutLogEvents"],
@@ -292,8 +299,37 @@ def test_only_lambda_takes_the_role_on(expanded: Template) -> None:
     assert [item["Principal"] for item in trust] == [{"Service": "lambda.amazonaws.com"}]
 
 
-def test_the_function_reads_under_models_only(expanded: Template) -> None:
+def test_the_function_reads_under_models_and_rules_only(expanded: Template) -> None:
     assert statements(expanded)["ReadBundles"]["Resource"] == {"Fn::Sub": "${ModelBucket.Arn}/models/*"}
+    assert statements(expanded)["ReadRules"]["Resource"] == {"Fn::Sub": "${ModelBucket.Arn}/rules/*"}
+
+
+def test_the_function_can_write_neither_bundles_nor_the_rules_that_are_not_signed(expanded: Template) -> None:
+    actions = [action for item in statements(expanded).values() for action in as_list(item["Action"])]
+    assert not [
+        action for action in actions if action.startswith("s3:") and not action.startswith(("s3:Get", "s3:List"))
+    ]
+
+
+def test_a_rules_file_lies_in_the_bucket_that_the_function_may_read(expanded: Template) -> None:
+    condition, given, otherwise = environment(expanded)["FRAUD_RULES_URL"]["Fn::If"]
+    assert expanded["Parameters"]["RulesUrl"]["Default"] == "none"
+    assert condition == "HasRules"
+    assert given == {"Fn::Sub": "s3://${ModelBucket}/${RulesUrl}"}
+    assert otherwise == {"Ref": "AWS::NoValue"}
+
+
+@pytest.mark.parametrize("name", ["none", "rules/current.yaml", "rules/2026-02.json"])
+def test_a_rules_parameter_is_none_or_a_name_under_rules(template: Template, name: str) -> None:
+    assert re.fullmatch(template["Parameters"]["RulesUrl"]["AllowedPattern"], name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "rules/", "models/current", "rules/a/b", "rules/../models/x", "rules/.x", "s3://other/rules/x", "rules/*"],
+)
+def test_a_rules_parameter_names_nothing_the_function_may_not_read(template: Template, name: str) -> None:
+    assert not re.fullmatch(template["Parameters"]["RulesUrl"]["AllowedPattern"], name)
 
 
 def test_a_missing_key_is_404_because_the_bucket_may_be_listed_without_a_prefix_in_the_request(
@@ -301,7 +337,7 @@ def test_a_missing_key_is_404_because_the_bucket_may_be_listed_without_a_prefix_
 ) -> None:
     listing = statements(expanded)["TellMissingFromRefused"]
     assert listing["Resource"] == {"Fn::GetAtt": ["ModelBucket", "Arn"]}
-    assert listing["Condition"] == {"StringLikeIfExists": {"s3:prefix": "models/*"}}
+    assert listing["Condition"] == {"StringLikeIfExists": {"s3:prefix": ["models/*", "rules/*"]}}
 
 
 def test_the_function_reads_exactly_one_parameter(expanded: Template) -> None:
