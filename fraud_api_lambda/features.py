@@ -512,7 +512,7 @@ class FeatureSet:
                     problem = FieldError(f"attributes.{attribute.name}", "must be a number: the bundle declares it so")
                     raise InvalidRequest("The transaction is not valid.", (problem,))
                 yield math.nan if value is None else value
-            elif value is None:
+            elif value is None or value == "":  # an empty text is what a file has where nothing stands
                 yield from (math.nan for _ in attribute.levels)
             else:
                 # A number where text is declared is compared as text, as the loaders read it.
