@@ -65,6 +65,9 @@ def run(
     history: Annotated[
         bool, typer.Option(help="Features of the parties' past; not for samples, which have none.")
     ] = True,
+    labels: Annotated[
+        bool, typer.Option(help="Counterparties' fraud rates; only where the service will learn which were frauds.")
+    ] = False,
     champion: Annotated[str, typer.Option(help="xgboost (with SMOTE) or auto (the best of the ablation).")] = "xgboost",
     split: Annotated[str, typer.Option(help="time or random.")] = "time",
     train: Annotated[str | None, typer.Option(help="Days to learn from: 2018-07-25..2018-07-31.")] = None,
@@ -117,6 +120,7 @@ def run(
             seed=seed,
             features=features,  # type: ignore[arg-type]  # checked above, as the next two
             history=history,
+            labels=labels,
             champion=champion,  # type: ignore[arg-type]
             split=split,  # type: ignore[arg-type]
             train_range=train,

@@ -78,7 +78,7 @@ def probabilities(model: FraudModel, vectors: Singles, booster_file: bytes | Non
 def replayed(served: Served, frame: pd.DataFrame) -> Floats:
     """The rows' raw columns as the bundle defines them, (n, len(columns)), their history replayed from the frame."""
     features = served.model.features
-    history = any(rule.describe(name).source == "history" for name in features.picked)
+    history = any(rule.describe(name).source in {"history", "label"} for name in features.picked)
     return replay.columns(frame, features, served.model.rates, history=history)
 
 

@@ -73,6 +73,7 @@ class Options:
     legit_weight: float = 1.0
     seed: int = 7
     features: Literal["pre", "posted"] = "pre"
+    labels: bool = False  #: True where the service will learn of frauds; else rates it can never know would mislead
     history: bool = True  #: False where the rows are a sample: a sample has no history
     champion: Literal["xgboost", "auto"] = "xgboost"
     split: Literal["time", "random"] = "time"
@@ -332,7 +333,9 @@ def _judge_rules(
 def _pick(data: _Data, train: split.Rows, options: Options) -> FeatureSet:
     """The columns that go to the model: those allowed that say something no earlier one says in the training rows."""
     allowed = {"transaction", "balance", "place", "attribute"}
-    allowed |= ({"posted"} if options.features == "posted" else set()) | ({"history"} if options.history else set())
+    allowed |= {"posted"} if options.features == "posted" else set()
+    allowed |= {"history"} if options.history else set()
+    allowed |= {"label"} if options.history and options.labels else set()
     picked: list[str] = []
     seen: set[bytes] = set()
     for position, name in enumerate(data.features.columns):
@@ -615,6 +618,7 @@ def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, searc
             "seed": options.seed,
             "features": options.features,
             "history": options.history,
+            "labels": options.labels,
             "balance": fit.balance,
             "params": dict(fit.params),
             "smote_rows": fit.synthetic_rows,
