@@ -65,7 +65,12 @@ def run(
     history: Annotated[
         bool, typer.Option(help="Features of the parties' past; not for samples, which have none.")
     ] = True,
-    champion: Annotated[str, typer.Option(help="xgboost (with SMOTE) or auto (the best of the ablation).")] = "xgboost",
+    champion: Annotated[
+        str, typer.Option(help="xgboost (with SMOTE), blend (what earns its place beside it), or auto (the best).")
+    ] = "xgboost",
+    blend: Annotated[
+        str, typer.Option(help="Weights of a blend: fitted on validation rows, equal (0.5/0.5), or none.")
+    ] = "fitted",
     split: Annotated[str, typer.Option(help="time or random.")] = "time",
     train: Annotated[str | None, typer.Option(help="Days to learn from: 2018-07-25..2018-07-31.")] = None,
     validation: Annotated[
@@ -92,7 +97,11 @@ def run(
 ) -> None:
     """Train, evaluate and seal a bundle. The pointer is not touched: see publish."""
     _choice("--features", features, ("pre", "posted"))
-    _choice("--champion", champion, ("xgboost", "auto"))
+    _choice("--champion", champion, ("xgboost", "auto", "blend"))
+    _choice("--blend", blend, ("fitted", "equal", "none"))
+    if (champion, blend) == ("blend", "none"):
+        typer.echo("error: --champion blend with --blend none is no blend; choose fitted or equal.", err=True)
+        raise typer.Exit(2)
     _choice("--split", split, ("time", "random"))
     with _one_line(), _progress() as progress:
         from . import train as training
@@ -109,6 +118,7 @@ def run(
             features=features,  # type: ignore[arg-type]  # checked above, as the next two
             history=history,
             champion=champion,  # type: ignore[arg-type]
+            blend=blend,  # type: ignore[arg-type]
             split=split,  # type: ignore[arg-type]
             train_range=train,
             validation_range=validation,
@@ -136,6 +146,7 @@ def run(
         "version": result.version,
         "seconds": round(result.seconds, 1),
         "test": _headline(figures),
+        "members": result.metrics["members"],
         "ablation": [{"name": row["name"], **_headline(row["metrics"])} for row in result.metrics["ablation"]],
     }
     if "cross_validation" in result.metrics:

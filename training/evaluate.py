@@ -11,7 +11,7 @@ from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda import features as rule
 from fraud_api_lambda.errors import BundleMissing, RulesError, SettingsError
 from fraud_api_lambda.features import Floats, fill
-from fraud_api_lambda.model import FraudModel, Singles, calibrate
+from fraud_api_lambda.model import Forest, FraudModel, Singles
 from fraud_api_lambda.reload import Served, load
 from fraud_api_lambda.rules import GRAVITY, decide
 
@@ -68,11 +68,15 @@ def probabilities(model: FraudModel, vectors: Singles, booster_file: bytes | Non
 
     booster = xgb.Booster({"nthread": 1})
     booster.load_model(bytearray(booster_file))
-    (weight, forest), *_ = model.members
-    sample = np.linspace(0, len(vectors) - 1, _SPOT_CHECK).astype(np.intp)
-    check_parity(forest, booster, vectors[sample])
-    totals = (weight * margins(booster, vectors)).tolist()
-    return np.array([calibrate(total, model.slope, model.intercept) for total in totals])
+    sample = vectors[np.linspace(0, len(vectors) - 1, _SPOT_CHECK).astype(np.intp)]
+    each: list[Floats] = []
+    for _, part in model.members:
+        if isinstance(part, Forest) and part.value.dtype == np.float32:  # XGBoost's, and there is but one of it
+            check_parity(part, booster, sample)
+            each.append(margins(booster, vectors))
+        else:
+            each.append(part.margins(vectors))
+    return model.calibrated(each)
 
 
 def replayed(served: Served, frame: pd.DataFrame) -> Floats:

@@ -23,19 +23,21 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.calibration import CalibratedClassifierCV
+import xgboost as xgb
 from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
 
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda import features as rule
 from fraud_api_lambda.bundle import Manifest, SigningKey
+from fraud_api_lambda.errors import BundleRefused
 from fraud_api_lambda.features import FeatureSet, Floats
-from fraud_api_lambda.model import Forest, FraudModel, pack
+from fraud_api_lambda.model import FraudModel, calibrate, pack
 from fraud_api_lambda.reload import Served, load
 from fraud_api_lambda.rules import load_rules
 from fraud_api_lambda.schemas import RateTable
 
-from . import dataset, evaluate, forest, metrics, pipeline, replay, report, split, synthetic
+from . import dataset, ensemble, evaluate, forest, metrics, pipeline, replay, report, split, synthetic
+from .ensemble import Blending, Member, Trial
 from .metrics import Costs, Scored
 from .publish import publish
 
@@ -73,7 +75,9 @@ class Options:
     seed: int = 7
     features: Literal["pre", "posted"] = "pre"
     history: bool = True  #: False where the rows are a sample: a sample has no history
-    champion: Literal["xgboost", "auto"] = "xgboost"
+    #: xgboost with SMOTE; the best of the ablation on validation rows; or XGBoost and what earns its place beside it
+    champion: Literal["xgboost", "auto", "blend"] = "xgboost"
+    blend: Blending = "fitted"  #: how weights come about where there is a blend; ``none`` leaves it out of ``auto``
     split: Literal["time", "random"] = "time"
     train_range: str | None = None
     validation_range: str | None = None
@@ -94,20 +98,22 @@ class Options:
 class Fit:
     """A fitted, calibrated model that is not sealed yet."""
 
-    estimator: CalibratedClassifierCV
+    estimator: Any  #: a ``CalibratedClassifierCV``; None before calibration
     features: FeatureSet
     population: Floats
-    flat: Forest
+    members: tuple[Member, ...]
     slope: float
     intercept: float
     thresholds: tuple[float, float]
     balance: pipeline.Balance
     params: Mapping[str, Any]
     synthetic_rows: int
+    trials: tuple[Trial, ...] = ()  #: what members beside XGBoost were worth, shipped or not
 
     @property
-    def pipeline(self) -> Any:
-        return self.estimator.calibrated_classifiers_[0].estimator.estimator
+    def booster(self) -> xgb.Booster:
+        booster: xgb.Booster = self.members[0].pipeline["xgb"].get_booster()
+        return booster
 
 
 @dataclass(frozen=True)
@@ -158,12 +164,17 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     if options.ablation or options.champion == "auto":
         progress("ablation: SMOTE, none, scale_pos_weight, without balances")
         fit, ablation = _ablate(data, picked, parts, options, chosen, fit)
+    if options.champion == "blend" or (options.champion == "auto" and options.blend != "none"):
+        progress("offering a logistic regression and an Isolation Forest beside XGBoost")
+        fit = _blended(data, parts.train, parts.validation, options, fit)
+        for trial in fit.trials:
+            progress(str(trial))
     progress("evaluating through the sealed bundle")
     manifest = _manifest(fit, data, options, parts, search)
     files = _files(fit, data, parts, rules)
     with _sealed_for_now(manifest, files) as served:
         test = evaluate.score(served, data.frame.iloc[parts.test], data.columns[parts.test])
-        measured = _measure(served, data, parts, test, options, ablation, cross)
+        measured = _measure(fit, served, data, parts, test, options, ablation, cross)
         importance, sample = _explain(served.model, data.columns[parts.test], data.labels[parts.test])
     progress("writing the report")
     profile = report.data_profile(
@@ -375,30 +386,81 @@ def _fit(
         features, balance=balance, seed=options.seed, ratio=float(params.get("ratio", 0.1)), weight=weight, **tree
     )
     model.fit(X, y)
-    held, held_labels = data.take(calibration)
-    held_weight = data.frame["weight"].to_numpy(np.float64)[calibration]
-    estimator = pipeline.calibrated(model, held, held_labels, held_weight)
-    slope, intercept = pipeline.platt(estimator)
     booster = model["xgb"].get_booster()
     flat = forest.flatten(booster, len(features.picked))
-    vectors = model["fill"].transform(held)
-    forest.check_parity(flat, booster, vectors[:20_000])
+    forest.check_parity(flat, booster, model["fill"].transform(data.columns[calibration[:20_000]]))
+    return _calibrated(
+        data,
+        calibration,
+        options,
+        Fit(
+            estimator=None,
+            features=features,
+            population=model["fill"].population_,
+            members=(Member("xgboost", "forest", 1.0, model, flat),),
+            slope=1.0,
+            intercept=0.0,
+            thresholds=(0.5, 0.5),
+            balance=balance,
+            params=dict(params) if balance == "smote" else tree,
+            synthetic_rows=model["smote"].synthetic_ if balance == "smote" else 0,
+        ),
+    )
+
+
+def _calibrated(data: _Data, calibration: split.Rows, options: Options, fit: Fit) -> Fit:
+    """The fit with estimator, Platt scaling and thresholds of its members' sum, on rows none of them has seen.
+
+    Proves on those rows that what will be served gives the estimator's probabilities within 1e-9.
+    """
+    X, y = data.take(calibration)
+    weight = data.frame["weight"].to_numpy(np.float64)[calibration]
+    summed = (
+        fit.members[0].pipeline
+        if len(fit.members) == 1
+        else ensemble.Blend([(member.name, member.weight, member.pipeline) for member in fit.members])
+    )
+    estimator = pipeline.calibrated(summed, X, y, weight)
+    slope, intercept = pipeline.platt(estimator)
+    probability = estimator.predict_proba(X)[:, 1]
+    fit = replace(fit, estimator=estimator, slope=slope, intercept=intercept)
+    some = slice(0, 20_000)
+    apart = float(np.abs(_served(fit, X[some])[1] - probability[some]).max())
+    if not apart <= 1e-9:
+        raise BundleRefused(f"The members' probabilities differ from the estimator's by {apart:.1e}; not sealed.")
     amount = replay.amounts_in_base(data.frame.iloc[calibration], data.rates)
-    thresholds = metrics.choose_thresholds(
-        estimator.predict_proba(held)[:, 1], held_labels, amount, held_weight, options.costs
+    thresholds = metrics.choose_thresholds(probability, y, amount, weight, options.costs)
+    return replace(fit, thresholds=thresholds)
+
+
+def _served(fit: Fit, columns: Floats) -> tuple[Floats, Floats]:
+    """Margins and probabilities, (n,) each, of raw columns as the service will compute them."""
+    vectors = fit.members[0].pipeline["fill"].transform(columns)
+    total = np.zeros(len(vectors))
+    for member in fit.members:
+        total += member.weight * member.part.margins(vectors)
+    return total, np.array([calibrate(margin, fit.slope, fit.intercept) for margin in total.tolist()])
+
+
+def _blended(data: _Data, train: split.Rows, validation: split.Rows, options: Options, fit: Fit) -> Fit:
+    """The fit with what earns its place beside XGBoost, calibrated anew; as it was where nothing does."""
+    X, y = data.take(train)
+    held, held_labels = data.take(validation)
+    weight = data.frame["weight"].to_numpy(np.float64)[validation]
+    checked = held[:20_000]
+    linear = ensemble.linear_pipeline(fit.features).fit(X, y)
+    isolation = ensemble.isolation_pipeline(fit.features, options.seed).fit(X, y)
+    members, trials = ensemble.fitted_beside(
+        fit.members[0],
+        [ensemble.seal_linear(linear, checked), ensemble.seal_isolation(isolation, checked)],
+        held,
+        held_labels,
+        weight,
+        seed=options.seed,
+        blending=options.blend,
     )
-    return Fit(
-        estimator=estimator,
-        features=features,
-        population=model["fill"].population_,
-        flat=flat,
-        slope=slope,
-        intercept=intercept,
-        thresholds=thresholds,
-        balance=balance,
-        params=dict(params) if balance == "smote" else tree,
-        synthetic_rows=model["smote"].synthetic_ if balance == "smote" else 0,
-    )
+    fit = replace(fit, members=members, trials=tuple(trials))
+    return fit if len(members) == 1 else _calibrated(data, validation, options, fit)
 
 
 def _cross_validate(
@@ -411,6 +473,8 @@ def _cross_validate(
         rest = np.setdiff1d(np.arange(len(data.labels)), judged)
         inner = split.folds(data.labels[rest], 5, options.seed)[0]
         fit = _fit(data, features, np.delete(rest, inner), rest[inner], options, "smote", params)
+        if options.champion == "blend":
+            fit = _blended(data, np.delete(rest, inner), rest[inner], options, fit)
         parts = split.Split(np.delete(rest, inner), rest[inner], judged, "fold")
         manifest = _manifest(fit, data, options, parts, [])
         with _sealed_for_now(manifest, _files(fit, data, parts, rules)) as served:
@@ -486,6 +550,7 @@ def _unsealed(data: _Data, rows: split.Rows, fit: Fit) -> Scored:
 
 
 def _measure(
+    fit: Fit,
     served: Served,
     data: _Data,
     parts: split.Split,
@@ -501,6 +566,7 @@ def _measure(
         "curves": metrics.curves(test, costs=options.costs),
         "validation_curves": metrics.curves(validation, costs=options.costs),
         "ablation": ablation,
+        "members": [asdict(trial) for trial in fit.trials],
     }
     if cross is not None:
         measured["cross_validation"] = dict(cross)
@@ -521,8 +587,8 @@ def _explain(model: FraudModel, columns: Floats, labels: Labels) -> tuple[list[d
     raw = columns[rows]
     vectors = model.vector(rule.fill(raw, model.population))
     shares = np.zeros((len(rows), len(model.features.picked)))
-    for weight, flat in model.members:
-        shares += model.slope * weight * np.array([flat.contributions(vector) for vector in vectors])
+    for weight, part in model.members:
+        shares += model.slope * weight * np.array([part.contributions(vector) for vector in vectors])
     mean = np.abs(shares).mean(axis=0)
     ranked = sorted(zip(model.features.picked, mean.tolist(), strict=True), key=lambda item: -item[1])
     return [{"feature": name, "mean_abs": value} for name, value in ranked], (shares, raw[:, model.features.index])
@@ -533,14 +599,14 @@ def _explain(model: FraudModel, columns: Floats, labels: Labels) -> tuple[list[d
 
 def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, search: list[dict[str, Any]]) -> Manifest:
     now = datetime.now(UTC)
-    packed = pack(fit.flat)
+    packed = pack(*(member.part for member in fit.members))
     name = f"{now:%Y%m%dT%H%M%SZ}-{sha256(packed).hexdigest()[:8]}"
     zone = fit.features.time_zone
     time_ms = data.frame["time_ms"].to_numpy(np.int64)
     return Manifest(
         version=name,
         created_at=now.isoformat(timespec="seconds"),
-        champion="xgboost",
+        champion="xgboost" if len(fit.members) == 1 else "blend",
         features=tuple(
             bundles.NamedFeature(name=name, version=rule.describe(name).version) for name in fit.features.picked
         ),
@@ -551,7 +617,7 @@ def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, searc
             name: None if np.isnan(value) else float(value)
             for name, value in zip(fit.features.columns, fit.population, strict=True)
         },
-        members=(bundles.Member(name="xgboost", kind="forest", weight=1.0),),
+        members=tuple(bundles.Member(name=own.name, kind=own.kind, weight=own.weight) for own in fit.members),
         calibration=bundles.Calibration(slope=fit.slope, intercept=fit.intercept),
         thresholds=bundles.ThresholdPair(review=fit.thresholds[0], decline=fit.thresholds[1]),
         time_zone=bundles.Zone(name=zone.name, starts_ms=zone.starts_ms, offsets_s=zone.offsets_s),
@@ -576,6 +642,7 @@ def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, searc
             "params": dict(fit.params),
             "smote_rows": fit.synthetic_rows,
             "search": search,
+            "blend": [str(trial) for trial in fit.trials],
             "costs": asdict(options.costs),
         },
         libraries={
@@ -596,10 +663,9 @@ def _installed(name: str) -> str:
 def _files(fit: Fit, data: _Data, parts: split.Split, rules: bytes) -> dict[str, bytes]:
     """All the service needs, and ``model.ubj`` for audit. ``metrics.json`` is replaced once there are figures."""
     load_rules(rules, fit.features.columns)
-    booster = fit.pipeline["xgb"].get_booster()
     return {
-        "forest.npz": pack(fit.flat),
-        "model.ubj": bytes(booster.save_raw("ubj")),
+        "forest.npz": pack(*(member.part for member in fit.members)),
+        "model.ubj": bytes(fit.booster.save_raw("ubj")),
         "golden.json": _golden(fit, data.columns[parts.validation]),
         "reference.json": _reference(fit, data.columns[parts.train], data.columns[parts.validation]),
         "rules.yaml": rules,
@@ -608,14 +674,20 @@ def _files(fit: Fit, data: _Data, parts: split.Split, rules: bytes) -> dict[str,
 
 
 def _golden(fit: Fit, columns: Floats) -> bytes:
-    """Rows with what they scored here, by XGBoost and scikit-learn; half of them with some columns taken away."""
+    """Rows with what they scored here; half of them with some columns taken away. Refused where the training libraries
+    say something else: XGBoost's margin to the bit, a probability within 1e-9.
+    """
     rng = np.random.default_rng(11)
     rows = columns[np.linspace(0, len(columns) - 1, GOLDEN_ROWS).astype(np.intp)].copy()
     holes = rng.random(rows.shape) < 0.3
     holes[: len(rows) // 2] = False
     rows[holes] = np.nan
-    margins = fit.pipeline.decision_function(rows)
-    probability = fit.estimator.predict_proba(rows)[:, 1]
+    margins, probability = _served(fit, rows)
+    theirs = fit.members[0].pipeline.decision_function(rows)
+    if (fit.members[0].part.margins(fit.members[0].pipeline["fill"].transform(rows)) != theirs).any():
+        raise BundleRefused("The forest's margins differ from XGBoost's on the golden rows; not sealed.")
+    if not np.abs(probability - fit.estimator.predict_proba(rows)[:, 1]).max() <= 1e-9:
+        raise BundleRefused("The members' probabilities differ from the estimator's on the golden rows; not sealed.")
     return _json(
         {
             "rows": [
