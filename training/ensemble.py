@@ -112,6 +112,10 @@ class Anomaly(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         score: Floats = np.log2(-self.forest_.score_samples(X))
         return score
 
+    def predict(self, X: Singles) -> npt.NDArray[np.int8]:
+        """Fraud where a row is easier to isolate than a random one, (n,); every classifier is asked for it."""
+        return (self.decision_function(X) > -1).astype(np.int8)
+
 
 class Blend(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Fitted members' margins, weighted and added: the estimator that calibration is fitted over."""

@@ -11,7 +11,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xgboost as xgb
-from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
 
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda import features as rule
@@ -37,25 +36,15 @@ from fraud_api_lambda.rules import load_rules
 from fraud_api_lambda.schemas import RateTable
 
 from . import dataset, ensemble, evaluate, forest, metrics, pipeline, replay, report, split, synthetic
+from . import tune as tuning
 from .ensemble import Blending, Member, Trial
 from .metrics import Costs, Scored
 from .publish import publish
+from .tune import Tuner
 
 Progress = Callable[[str], None]
 Labels = npt.NDArray[np.int8]
 
-#: What the search draws from. SMOTE's ratio is one of the things that are searched.
-RATIOS = (0.02, 0.05, 0.1, 0.2)
-TREES: Mapping[str, Sequence[float | int]] = {
-    "max_depth": (4, 5),
-    "n_estimators": (150, 250),
-    "learning_rate": (0.06, 0.1, 0.15),
-    "min_child_weight": (1.0, 5.0),
-    "subsample": (0.8, 1.0),
-    "colsample_bytree": (0.7, 1.0),
-}
-#: Rows a search looks at; more change its ranking no further, and cost time.
-SEARCH_ROWS = 300_000
 GOLDEN_ROWS = 64
 EXPLAINED_ROWS = 1_000
 
@@ -85,6 +74,7 @@ class Options:
     delay_ms: int | None = None  #: None: seven days, or a tenth of the data's span where that is shorter
     folds: int = 0
     tune: int = 4
+    tuner: Tuner = "random"
     rules: str | None = None
     time_zone: str = "UTC"
     base_currency: str = "USD"
@@ -127,7 +117,9 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Data:
+class Data:
+    """The frame with its raw columns (n, len(features.columns)), labels, and what they are made with."""
+
     frame: pd.DataFrame
     columns: Floats
     labels: Labels
@@ -146,14 +138,14 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     """
     began = time.monotonic()
     progress("loading data")
-    data = _load(options)
-    parts = _split(options, data)
+    data = load_data(options)
+    parts = split_data(options, data)
     rules = _rules(options)
     progress(
         f"{len(data.frame):,} rows, {int(data.labels.sum()):,} frauds; searching {max(options.tune, 1)} candidates"
     )
-    picked = _pick(data, parts.train, options)
-    chosen, search = _search(data, picked, parts.train, options)
+    picked = pick_columns(data, parts.train, options)
+    chosen, search = search_candidates(data, picked, parts.train, options)
     progress("training and calibrating")
     fit = _fit(data, picked, parts.train, parts.validation, options, "smote", chosen)
     cross = None
@@ -246,7 +238,7 @@ def make_key_pair(keys_dir: Path, name: str, key_id: str) -> SigningKey:
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _load(options: Options) -> _Data:
+def load_data(options: Options) -> Data:
     frame = dataset.load(
         options.data,
         options.format,
@@ -262,7 +254,7 @@ def _load(options: Options) -> _Data:
         label_delay_ms=_delay(options, frame["time_ms"].to_numpy(np.int64)),
     )
     columns = replay.columns(frame, features, rates, history=options.history)
-    return _Data(frame, columns, frame["is_fraud"].to_numpy(np.int8), features, rates)
+    return Data(frame, columns, frame["is_fraud"].to_numpy(np.int8), features, rates)
 
 
 def _delay(options: Options, time_ms: npt.NDArray[np.int64]) -> int:
@@ -271,7 +263,7 @@ def _delay(options: Options, time_ms: npt.NDArray[np.int64]) -> int:
     return int(min(7 * split.DAY_MS, (int(time_ms.max()) - int(time_ms.min())) // 10))
 
 
-def _split(options: Options, data: _Data) -> split.Split:
+def split_data(options: Options, data: Data) -> split.Split:
     time_ms = data.frame["time_ms"].to_numpy(np.int64)
     delay = _delay(options, time_ms)
     if options.train_range or options.test_range:
@@ -303,7 +295,7 @@ def _rules(options: Options) -> bytes:
     return _NO_RULES
 
 
-def _pick(data: _Data, train: split.Rows, options: Options) -> FeatureSet:
+def pick_columns(data: Data, train: split.Rows, options: Options) -> FeatureSet:
     """The columns that go to the model: those allowed that say something no earlier one says in the training rows."""
     allowed = {"transaction", "balance", "place", "attribute"}
     allowed |= ({"posted"} if options.features == "posted" else set()) | ({"history"} if options.history else set())
@@ -320,57 +312,28 @@ def _pick(data: _Data, train: split.Rows, options: Options) -> FeatureSet:
     return replace(data.features, picked=tuple(picked))
 
 
-def _ratios(labels: Labels) -> list[float]:
-    """SMOTE ratios that add something to data of this fraud rate."""
-    now = float(labels.mean() / (1 - labels.mean()))
-    return [ratio for ratio in RATIOS if ratio > 1.2 * now] or [min(1.0, 1.5 * now)]
-
-
-def _search(
-    data: _Data, features: FeatureSet, train: split.Rows, options: Options
+def search_candidates(
+    data: Data, features: FeatureSet, train: split.Rows, options: Options
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Hyperparameters and SMOTE ratio by randomised search; the candidates with their average precision.
+    """Hyperparameters and SMOTE ratio, and the candidates with their average precision.
 
     Judged on the training rows' own last fifth (in a random split: on a random fifth), with the first four to learn
     from; SMOTE inside the pipeline only ever sees those.
     """
     rng = np.random.default_rng(options.seed)
     rows = train if options.split == "time" else rng.permutation(train)
-    if len(rows) > SEARCH_ROWS:  # every fraud stays; legitimate rows are thinned evenly
-        keep = rng.random(len(rows)) < SEARCH_ROWS / len(rows)
+    if len(rows) > tuning.ROWS:  # every fraud stays; legitimate rows are thinned evenly
+        keep = rng.random(len(rows)) < tuning.ROWS / len(rows)
         rows = rows[keep | (data.labels[rows] == 1)]
     X, y = data.take(rows)
-    fold = np.where(np.arange(len(rows)) < int(0.8 * len(rows)), -1, 0)
-    space: dict[str, Sequence[Any]] = {f"xgb__{name}": values for name, values in TREES.items()}
-    space["smote__ratio"] = _ratios(data.labels[train])
-    if options.tune < 1 or not int(y[fold == 0].sum()) > 0:
-        return {"ratio": space["smote__ratio"][-1]}, []
-    search = RandomizedSearchCV(
-        pipeline.build(features, balance="smote", seed=options.seed),
-        space,
-        n_iter=options.tune,
-        scoring="average_precision",
-        cv=PredefinedSplit(fold),
-        refit=False,
-        random_state=options.seed,
-        error_score="raise",
-    ).fit(X, y)
-    tried = [
-        {"params": _plain(params), "average_precision": float(score)}
-        for params, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True)
-    ]
-    return _plain(search.best_params_), tried
-
-
-def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """scikit-learn's step__name -> our names, numbers as Python's own."""
-    return {
-        name.split("__")[-1]: value.item() if isinstance(value, np.generic) else value for name, value in params.items()
-    }
+    return tuning.search(
+        features, X, y, int(0.8 * len(rows)), candidates=options.tune, tuner=options.tuner, seed=options.seed,
+        fraud_rate=float(data.labels[train].mean()),
+    )  # fmt: skip
 
 
 def _fit(
-    data: _Data,
+    data: Data,
     features: FeatureSet,
     train: split.Rows,
     calibration: split.Rows,
@@ -408,7 +371,7 @@ def _fit(
     )
 
 
-def _calibrated(data: _Data, calibration: split.Rows, options: Options, fit: Fit) -> Fit:
+def _calibrated(data: Data, calibration: split.Rows, options: Options, fit: Fit) -> Fit:
     """The fit with estimator, Platt scaling and thresholds of its members' sum, on rows none of them has seen.
 
     Proves on those rows that what will be served gives the estimator's probabilities within 1e-9.
@@ -442,7 +405,7 @@ def _served(fit: Fit, columns: Floats) -> tuple[Floats, Floats]:
     return total, np.array([calibrate(margin, fit.slope, fit.intercept) for margin in total.tolist()])
 
 
-def _blended(data: _Data, train: split.Rows, validation: split.Rows, options: Options, fit: Fit) -> Fit:
+def _blended(data: Data, train: split.Rows, validation: split.Rows, options: Options, fit: Fit) -> Fit:
     """The fit with what earns its place beside XGBoost, calibrated anew; as it was where nothing does."""
     X, y = data.take(train)
     held, held_labels = data.take(validation)
@@ -464,7 +427,7 @@ def _blended(data: _Data, train: split.Rows, validation: split.Rows, options: Op
 
 
 def _cross_validate(
-    data: _Data, features: FeatureSet, options: Options, params: Mapping[str, Any], rules: bytes
+    data: Data, features: FeatureSet, options: Options, params: Mapping[str, Any], rules: bytes
 ) -> dict[str, Any]:
     """Each row judged once, by a bundle that has not seen it: fit on four fifths of the others, calibrate on one."""
     scored: list[Scored] = []
@@ -486,7 +449,7 @@ def _cross_validate(
 
 
 def _ablate(
-    data: _Data,
+    data: Data,
     features: FeatureSet,
     parts: split.Split,
     options: Options,
@@ -515,14 +478,19 @@ def _ablate(
     rows = []
     for name, fit in variants:
         figures = metrics.metrics(
-            _unsealed(data, parts.test, fit), costs=options.costs, seed=options.seed, bootstrap=100
+            unsealed(data, parts.test, fit.estimator, fit.thresholds),
+            costs=options.costs,
+            seed=options.seed,
+            bootstrap=100,
         )
         rows.append({"name": name, "metrics": _short(figures), "chosen": fit is best})
     return best, rows
 
 
-def _ranking(data: _Data, rows: split.Rows, fit: Fit, options: Options) -> float:
-    value = metrics.metrics(_unsealed(data, rows, fit), costs=options.costs, bootstrap=0)["average_precision"]
+def _ranking(data: Data, rows: split.Rows, fit: Fit, options: Options) -> float:
+    value = metrics.metrics(unsealed(data, rows, fit.estimator, fit.thresholds), costs=options.costs, bootstrap=0)[
+        "average_precision"
+    ]
     return float(value or 0.0)
 
 
@@ -531,10 +499,10 @@ def _short(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: figures.get(name) for name in (*names, "intervals", "fraud_rate")}
 
 
-def _unsealed(data: _Data, rows: split.Rows, fit: Fit) -> Scored:
+def unsealed(data: Data, rows: split.Rows, estimator: Any, thresholds: tuple[float, float]) -> Scored:
     """A candidate judged by its estimator: for comparisons among candidates only, never for what a bundle claims."""
-    probability = fit.estimator.predict_proba(data.columns[rows])[:, 1]
-    decided = evaluate.outcomes(probability, *fit.thresholds)
+    probability = estimator.predict_proba(data.columns[rows])[:, 1]
+    decided = evaluate.outcomes(probability, *thresholds)
     frame = data.frame.iloc[rows]
     customer = frame["customer_id"] if "customer_id" in frame else pd.Series([None] * len(rows))
     return Scored(
@@ -552,7 +520,7 @@ def _unsealed(data: _Data, rows: split.Rows, fit: Fit) -> Scored:
 def _measure(
     fit: Fit,
     served: Served,
-    data: _Data,
+    data: Data,
     parts: split.Split,
     test: Scored,
     options: Options,
@@ -597,7 +565,7 @@ def _explain(model: FraudModel, columns: Floats, labels: Labels) -> tuple[list[d
 # --- sealing ---------------------------------------------------------------------------------------------------------
 
 
-def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, search: list[dict[str, Any]]) -> Manifest:
+def _manifest(fit: Fit, data: Data, options: Options, parts: split.Split, search: list[dict[str, Any]]) -> Manifest:
     now = datetime.now(UTC)
     packed = pack(*(member.part for member in fit.members))
     name = f"{now:%Y%m%dT%H%M%SZ}-{sha256(packed).hexdigest()[:8]}"
@@ -648,6 +616,7 @@ def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, searc
         libraries={
             "python": platform.python_version(),
             **{name: _installed(name) for name in ("numpy", "xgboost", "scikit-learn", "imbalanced-learn", "pandas")},
+            **({"optuna": _installed("optuna")} if options.tuner == "optuna" else {}),
         },
         files={},
     )
@@ -660,7 +629,7 @@ def _installed(name: str) -> str:
     return "unknown"
 
 
-def _files(fit: Fit, data: _Data, parts: split.Split, rules: bytes) -> dict[str, bytes]:
+def _files(fit: Fit, data: Data, parts: split.Split, rules: bytes) -> dict[str, bytes]:
     """All the service needs, and ``model.ubj`` for audit. ``metrics.json`` is replaced once there are figures."""
     load_rules(rules, fit.features.columns)
     return {
