@@ -34,12 +34,19 @@ def open_for_evaluation(path: str, keys_dir: Path) -> Served:
 
 
 def sealed_folder(path: Path, public_keys: Mapping[str, bytes]) -> Path:
-    """The bundle's own folder, from that folder, from a folder with a ``current`` pointer, or from the pointer."""
+    """The bundle's own folder: from that folder, from a folder with a ``current`` pointer or with one bundle and no
+    pointer, or from the pointer.
+    """
     pointer = path / "current" if path.is_dir() else path
     if pointer.is_file():
         return pointer.parent / bundles.read_pointer(f"file://{pointer}", public_keys).version
     if (path / bundles.MANIFEST).is_file():
         return path
+    sealed = [manifest.parent for manifest in path.glob(f"*/{bundles.MANIFEST}")] if path.is_dir() else []
+    if len(sealed) == 1:
+        return sealed[0]
+    if sealed:
+        raise BundleMissing(f"{path} holds {len(sealed)} bundles and no 'current' pointer; name one of them.")
     raise BundleMissing(f"{path} is neither a bundle (with {bundles.MANIFEST}) nor a folder with a 'current' pointer.")
 
 
