@@ -15,6 +15,7 @@
 - ``report``: one HTML page, its pictures, the model card.
 - ``publish``: the gate, and the signed pointer that says which bundle is served.
 
-Around a run: ``compare`` (the leaderboard), ``tracking`` (MLflow), ``demo`` (everything on one machine), ``runtime`` (the real Lambda runtime here), ``stack`` (a deployed
-one). Training imports the service's modules, never the other way round: a transaction means here what it means there.
+Around a run: ``compare`` (the leaderboard), ``tracking`` (MLflow), ``demo`` (everything on one machine), ``runtime``
+(the real Lambda runtime here), ``stack`` (a deployed one). Training imports the service's modules, never the other way
+round: a transaction means here what it means there.
 """

@@ -141,14 +141,14 @@ def _client() -> tuple[Any, str]:
     # Nothing leaves this machine but what was asked for, and progress bars are no part of our output.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         from mlflow import MlflowClient
     except ImportError:
         raise TrackingError(
             "MLflow is not installed. Install it (pip install mlflow-skinny sqlalchemy alembic), or leave out --mlflow."
         ) from None
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     if scheme == "sqlite":
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri, registry_uri=uri), uri
