@@ -68,11 +68,7 @@ format: environment ## let ruff lay the code out
 	@$(BIN)/ruff format .
 
 bench: environment ## run what benchmarks/ holds
-	@for file in benchmarks/*.py; do \
-		case "$$file" in */__init__.py | "benchmarks/*.py") continue ;; esac; \
-		echo "== $$file"; \
-		PYTHONPATH=. $(BIN)/python "$$file" || exit 1; \
-	done
+	@$(BIN)/python -m benchmarks
 
 train: environment-run ## train and seal a bundle: DATA=file [FORMAT=paysim|handbook|csv|synthetic] [OUT=folder] [ARGS=...]
 	@test -n "$(DATA)" || { echo "Name the data: make train DATA=transactions.csv [FORMAT=paysim|handbook|csv|synthetic]" >&2; exit 2; }

@@ -201,9 +201,15 @@ class Currency(_Part):
     tables: tuple[Rates, ...] = ()
 
 
+#: XGBoost's trees (float32), a logistic regression, an Isolation Forest's trees (float64).
+MemberKind = Literal["forest", "linear", "isolation"]
+
+
 class Member(_Part):
+    """One summand of the margin; its arrays lie in ``forest.npz`` behind its place among the members."""
+
     name: str
-    kind: Literal["forest"]
+    kind: MemberKind
     weight: float
 
 

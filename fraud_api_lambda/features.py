@@ -31,8 +31,9 @@ NIGHT_ENDS_HOUR = 6
 
 #: number: as it is. flag: 0 or 1, a boolean in rules. ratio: :func:`fill` recomputes it from its filled parts.
 Kind = Literal["number", "flag", "ratio"]
-#: What a feature is made of; a training run picks by it (``posted`` is known only after authorisation).
-Source = Literal["transaction", "balance", "posted", "place", "history", "attribute"]
+#: What a feature is made of; a training run picks by it: ``posted`` is known only after authorisation, ``label`` only
+#: where the service learns which transactions were frauds.
+Source = Literal["transaction", "balance", "posted", "place", "history", "label", "attribute"]
 
 
 class Feature(NamedTuple):
@@ -112,9 +113,9 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature("counterparty_age_days", "number", "history", "days", "The time since the counterparty was first seen"),
     Feature("counterparty_count_30d", "number", "history", "events", "The counterparty's receipts in 30 days"),
-    Feature("counterparty_fraud_rate_1d", "number", "history", "share", "The counterparty's known frauds of a day"),
-    Feature("counterparty_fraud_rate_7d", "number", "history", "share", "The counterparty's known frauds of 7 days"),
-    Feature("counterparty_fraud_rate_30d", "number", "history", "share", "The counterparty's known frauds of 30 days"),
+    Feature("counterparty_fraud_rate_1d", "number", "label", "share", "The counterparty's known frauds of a day"),
+    Feature("counterparty_fraud_rate_7d", "number", "label", "share", "The counterparty's known frauds of 7 days"),
+    Feature("counterparty_fraud_rate_30d", "number", "label", "share", "The counterparty's known frauds of 30 days"),
 )  # fmt: skip
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 WIDTH = len(FEATURES)
@@ -512,7 +513,7 @@ class FeatureSet:
                     problem = FieldError(f"attributes.{attribute.name}", "must be a number: the bundle declares it so")
                     raise InvalidRequest("The transaction is not valid.", (problem,))
                 yield math.nan if value is None else value
-            elif value is None:
+            elif value is None or value == "":  # an empty text is what a file has where nothing stands
                 yield from (math.nan for _ in attribute.levels)
             else:
                 # A number where text is declared is compared as text, as the loaders read it.

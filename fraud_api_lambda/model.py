@@ -1,8 +1,10 @@
-"""The fraud model: forests as flat arrays -> one margin -> one calibrated probability, and exact reasons.
+"""The fraud model: at most three members' margins, weighted and added -> one calibrated probability, exact reasons.
 
-A forest is every tree of an ensemble in one set of arrays, evaluated with numpy alone: no native library, nothing that
-parses, nothing that can run code. Margins are added in float32 in tree order, which makes them equal to XGBoost's to
-the bit; calibration is float64, one function, for one row and for a batch.
+A member is a forest or a linear function. A forest is every tree of an ensemble in one set of arrays, evaluated with
+numpy alone: no native library, nothing that parses, nothing that can run code. XGBoost's margins are added in float32
+in tree order, which makes them equal to its own to the bit; an Isolation Forest's in float64. Whatever is added is
+added one by one, in a fixed order, so that a row alone and in a batch say the same to the bit. Calibration is float64,
+one function, for one row and for a batch.
 
 Exact reasons are TreeSHAP (Lundberg et al., "From local explanations to global understanding with explainable AI for
 trees", 2020, path-dependent form) turned into table look-ups: for a leaf whose path tests m distinct features, its
@@ -21,12 +23,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import Bundle, Manifest
+from .bundle import Bundle, Manifest, MemberKind
 from .errors import BundleRefused
 from .features import Attribute, FeatureSet, Floats, TimeZone, describe, fill
 from .schemas import RateTable, Thresholds
 
 Singles = npt.NDArray[np.float32]
+#: A forest's thresholds and leaves: float32 as XGBoost's, float64 as scikit-learn's.
+Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 
 #: A leaf's table has 2^m rows, so the number of distinct features on a path is bounded, and with it the depth.
@@ -57,7 +61,8 @@ class Forest:
 
     Arrays over all N nodes: ``feature`` int32, ``value`` float32 (a threshold, or the leaf's value), ``child``
     (2N,) int32 with the right child at 2i and the left at 2i + 1 (a leaf is its own child), ``missing_left`` bool.
-    ``root`` (T,) int32. A row goes left where ``x < value``, or where x is NaN and ``missing_left``.
+    ``root`` (T,) int32. A row goes left where ``x < value``, or where x is NaN and ``missing_left``. Margins are added
+    in the type of ``value``: float32 for XGBoost's trees, float64 for an Isolation Forest's.
     """
 
     def __init__(
@@ -68,13 +73,13 @@ class Forest:
         expected: float,
         root: Ints,
         feature: Ints,
-        value: Singles,
+        value: Values,
         child: Ints,
         missing_left: npt.NDArray[np.bool_],
         tables: Sequence[LeafTable],
     ):
         self.width = width
-        self.bias = np.float32(bias)
+        self.bias = float(bias)
         #: Mean margin by cover: what the contributions are measured from.
         self.expected = expected
         self.root = root
@@ -138,8 +143,8 @@ class Forest:
                 raise BundleRefused("A forest's leaf table names a feature that does not exist.")
         return depth
 
-    def margin(self, x: Singles) -> np.float32:
-        """The margin of one row, ``x`` (width,) float32 -> float32, equal to XGBoost's to the bit."""
+    def margin(self, x: Singles) -> float:
+        """The margin of one row, ``x`` (width,) float32; XGBoost's trees give XGBoost's own to the bit."""
         at = self._root
         gap = np.isnan(x)
         any_gap = bool(gap.any())
@@ -149,16 +154,15 @@ class Forest:
             if any_gap:
                 left |= gap[tested] & self.missing_left[at]
             at = self._child[2 * at + left]
-        terms = np.empty(len(at) + 1, np.float32)
+        terms = np.empty(len(at) + 1, self.value.dtype)
         terms[0] = self.bias
         terms[1:] = self.value[at]
         # accumulate adds one by one, in tree order; sum would add in pairs and round differently
-        result: np.float32 = np.add.accumulate(terms)[-1]
-        return result
+        return float(np.add.accumulate(terms)[-1])
 
-    def margins(self, rows: Singles) -> Singles:
-        """Margins of many rows, (n, width) float32 -> (n,) float32; each equal to :meth:`margin` to the bit."""
-        out = np.empty(len(rows), np.float32)
+    def margins(self, rows: Singles) -> Floats:
+        """Margins of many rows, (n, width) float32 -> (n,) float64; each equal to :meth:`margin` to the bit."""
+        out = np.empty(len(rows), np.float64)
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             n = len(chunk)
@@ -172,7 +176,7 @@ class Forest:
                 if gap is not None:
                     left |= gap[tested] & self.missing_left[at]
                 at = self._child[2 * at + left]
-            terms = np.empty((n, len(self._root) + 1), np.float32)
+            terms = np.empty((n, len(self._root) + 1), self.value.dtype)
             terms[:, 0] = self.bias
             terms[:, 1:] = self.value[at]
             out[start : start + n] = np.add.accumulate(terms, axis=1)[:, -1]
@@ -208,14 +212,13 @@ class Forest:
         return named
 
     @classmethod
-    def from_arrays(cls, named: Mapping[str, npt.NDArray[Any]]) -> "Forest":
-        """The inverse of :meth:`arrays`. Raises ``BundleRefused`` for a missing array, wrong type or bound."""
+    def from_arrays(cls, named: Mapping[str, npt.NDArray[Any]], *, double: bool = False) -> "Forest":
+        """The inverse of :meth:`arrays`; ``double`` where values are float64. Raises ``BundleRefused`` for a missing
+        array, a wrong type or bound.
+        """
 
         def take(name: str, kind: type[np.generic], dimensions: int) -> npt.NDArray[Any]:
-            array = named.get(name)
-            if not isinstance(array, np.ndarray) or array.dtype != kind or array.ndim != dimensions:
-                raise BundleRefused(f"The forest's array '{name}' is missing or has the wrong type.")
-            return array
+            return _take(named, "forest", name, kind, dimensions)
 
         scalars = take("scalars", np.float64, 1)
         if len(scalars) != 3 or not (np.abs(scalars) <= _LARGEST).all() or scalars[0] % 1:
@@ -238,22 +241,105 @@ class Forest:
             expected=float(scalars[2]),
             root=take("root", np.int32, 1),
             feature=take("feature", np.int32, 1),
-            value=take("value", np.float32, 1),
+            value=take("value", np.float64 if double else np.float32, 1),
             child=take("child", np.int32, 1),
             missing_left=take("missing_left", np.bool_, 1),
             tables=tables,
         )
 
 
-def pack(forest: Forest) -> bytes:
-    """The forest as the bytes of an ``.npz`` without pickles."""
+class Linear:
+    """``intercept`` + the sum of ``coef * clip(x, low, high)`` over ``width`` features, in float64.
+
+    A logistic regression folded with its scaling. ``low`` and ``high`` keep a row within what training saw: beyond, a
+    straight line would go on for ever and outvote every tree. ``mean`` are the training rows' mean clipped features,
+    what the contributions are measured from. All (width,) float64.
+    """
+
+    def __init__(self, *, intercept: float, coef: Floats, low: Floats, high: Floats, mean: Floats):
+        self.intercept = intercept
+        self.coef = coef
+        self.low = low
+        self.high = high
+        self.mean = mean
+        self.width = len(coef)
+        if not (coef.shape == low.shape == high.shape == mean.shape and self.width):
+            raise BundleRefused("A linear member's arrays do not have the same length.")
+        if not all(np.isfinite(part).all() for part in (coef, low, high, mean, np.array(intercept))):
+            raise BundleRefused("A linear member holds a value that is not finite.")
+        if bool((low > high).any()):
+            raise BundleRefused("A linear member has a lower bound above the upper.")
+        #: Mean margin: what the contributions are measured from.
+        self.expected = self._add(mean[None])[0]
+
+    def margin(self, x: Singles) -> float:
+        """The margin of one row, ``x`` (width,) float32."""
+        return float(self.margins(x[None])[0])
+
+    def margins(self, rows: Singles) -> Floats:
+        """Margins of many rows, (n, width) float32 -> (n,) float64; each equal to :meth:`margin` to the bit."""
+        return self._add(self._within(rows))
+
+    def contributions(self, x: Singles) -> Floats:
+        """Exact contributions of one row, (width,) float64; with ``expected`` they sum to the margin."""
+        shares: Floats = self.coef * (self._within(x) - self.mean)
+        return shares
+
+    def _within(self, rows: Singles) -> Floats:
+        clipped: Floats = np.clip(rows.astype(np.float64), self.low, self.high)
+        return np.where(np.isnan(clipped), self.mean, clipped)  # what is missing even after filling says nothing
+
+    def _add(self, clipped: Floats) -> Floats:
+        terms = np.empty((len(clipped), self.width + 1))
+        terms[:, 0] = self.intercept
+        terms[:, 1:] = self.coef * clipped
+        # Neither dot nor sum: their order of adding depends on the library, the machine and the number of rows.
+        total: Floats = np.add.accumulate(terms, axis=1)[:, -1]
+        return total
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything by name, ready for :func:`pack`."""
+        return {
+            "intercept": np.array([self.intercept]),
+            "coef": self.coef,
+            "low": self.low,
+            "high": self.high,
+            "mean": self.mean,
+        }
+
+    @classmethod
+    def from_arrays(cls, named: Mapping[str, npt.NDArray[Any]]) -> "Linear":
+        """The inverse of :meth:`arrays`. Raises ``BundleRefused`` for a missing array, a wrong type or bound."""
+        parts = {name: _take(named, "linear member", name, np.float64, 1) for name in ("coef", "low", "high", "mean")}
+        intercept = _take(named, "linear member", "intercept", np.float64, 1)
+        if len(intercept) != 1:
+            raise BundleRefused("The linear member's array 'intercept' is not one number.")
+        return cls(intercept=float(intercept[0]), **parts)
+
+
+#: What a member is made of.
+Part = Forest | Linear
+
+
+def _take(
+    named: Mapping[str, npt.NDArray[Any]], what: str, name: str, kind: type[np.generic], dimensions: int
+) -> npt.NDArray[Any]:
+    array = named.get(name)
+    if not isinstance(array, np.ndarray) or array.dtype != kind or array.ndim != dimensions:
+        raise BundleRefused(f"The {what}'s array '{name}' is missing or has the wrong type.")
+    return array
+
+
+def pack(*parts: Part) -> bytes:
+    """The members' arrays, each behind its member's place (``0.root``), as the bytes of an ``.npz`` without pickles."""
+    named = {f"{place}.{name}": array for place, part in enumerate(parts) for name, array in part.arrays().items()}
     out = io.BytesIO()
-    np.savez(out, allow_pickle=False, **forest.arrays())
+    np.savez(out, allow_pickle=False, **named)
     return out.getvalue()
 
 
-def unpack(data: bytes) -> Forest:
-    """The inverse of :func:`pack`. Raises ``BundleRefused`` for anything that is not one."""
+def unpack(data: bytes, kinds: Sequence[MemberKind] = ("forest",)) -> tuple[Part, ...]:
+    """The inverse of :func:`pack` for members of these kinds. Raises ``BundleRefused`` for anything that is not one."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as members:
             # Stored as they are, as pack writes them: then nothing unfolds to more memory than the file has bytes.
@@ -265,7 +351,13 @@ def unpack(data: bytes) -> Forest:
         raise
     except Exception as error:  # zipfile and numpy raise many kinds; all of them mean the same here
         raise BundleRefused(f"forest.npz cannot be read ({type(error).__name__}).") from None
-    return Forest.from_arrays(named)
+    parts: list[Part] = []
+    for place, kind in enumerate(kinds):
+        own = {name.partition(".")[2]: array for name, array in named.items() if name.startswith(f"{place}.")}
+        # A lone forest was once sealed without a place before its names.
+        own = named if not own and list(kinds) == ["forest"] else own
+        parts.append(Linear.from_arrays(own) if kind == "linear" else Forest.from_arrays(own, double=kind != "forest"))
+    return tuple(parts)
 
 
 def singles(values: Floats) -> Singles:
@@ -287,7 +379,7 @@ class FraudModel:
     """A bundle's model, checked and ready to score.
 
     ``features`` says what a row holds, ``population`` (len(columns),) fills what is missing, ``members`` are
-    ``(weight, forest)``; the margin is their weighted sum.
+    ``(weight, part)``; the margin is their weighted sum, added in their order.
     """
 
     def __init__(
@@ -296,7 +388,7 @@ class FraudModel:
         version: str,
         features: FeatureSet,
         population: Floats,
-        members: Sequence[tuple[float, Forest]],
+        members: Sequence[tuple[float, Part]],
         slope: float,
         intercept: float,
         thresholds: Thresholds,
@@ -310,8 +402,12 @@ class FraudModel:
         self.intercept = intercept
         self.thresholds = thresholds
         self.rates = rates
-        if len(population) != len(features.columns) or any(f.width != len(features.picked) for _, f in self.members):
-            raise BundleRefused("The bundle's population values, features and forest do not have the same width.")
+        if len(population) != len(features.columns) or any(
+            part.width != len(features.picked) for _, part in self.members
+        ):
+            raise BundleRefused("The bundle's population values, features and members do not have the same width.")
+        if not all(weight > 0 and math.isfinite(weight) for weight, _ in self.members):
+            raise BundleRefused("The bundle has a member whose weight is not above 0.")
         if not slope > 0 or not math.isfinite(intercept):
             raise BundleRefused("The bundle's calibration does not rise with the margin.")
         if not 0 < thresholds.review <= thresholds.decline < 1:
@@ -325,14 +421,16 @@ class FraudModel:
     @classmethod
     def load(cls, bundle: Bundle) -> "FraudModel":
         """Build from an opened bundle: names, bounds, then the golden rows. Raises ``BundleRefused``."""
-        model = cls.from_manifest(bundle.manifest, unpack(bundle.read("forest.npz")))
+        kinds = [member.kind for member in bundle.manifest.members]
+        model = cls.from_manifest(bundle.manifest, *unpack(bundle.read("forest.npz"), kinds))
         model.check_golden(bundle.read("golden.json"))
         return model
 
     @classmethod
-    def from_manifest(cls, manifest: Manifest, forest: Forest) -> "FraudModel":
-        if len(manifest.members) != 1:
-            raise BundleRefused("The bundle has several members; this service serves models of one.")
+    def from_manifest(cls, manifest: Manifest, *parts: Part) -> "FraudModel":
+        """``parts`` in the order of the manifest's members. Raises ``BundleRefused``."""
+        if len(manifest.members) != len(parts):
+            raise BundleRefused(f"The manifest names {len(manifest.members)} members, the bundle has {len(parts)}.")
         for named in manifest.features:
             if describe(named.name).version != named.version:
                 raise BundleRefused(f"The bundle needs version {named.version} of feature '{named.name}'.")
@@ -344,7 +442,7 @@ class FraudModel:
             version=manifest.version,
             features=features,
             population=population,
-            members=[(manifest.members[0].weight, forest)],
+            members=[(member.weight, part) for member, part in zip(manifest.members, parts, strict=True)],
             slope=manifest.calibration.slope,
             intercept=manifest.calibration.intercept,
             thresholds=Thresholds(manifest.thresholds.review, manifest.thresholds.decline),
@@ -352,13 +450,13 @@ class FraudModel:
         )
 
     def vector(self, filled: Floats) -> Singles:
-        """What the forest sees, (..., picked) float32, of filled columns (..., columns) float64."""
+        """What the members see, (..., picked) float32, of filled columns (..., columns) float64."""
         return singles(filled[..., self.features.index])
 
     def margin(self, vector: Singles) -> float:
         total = 0.0
-        for weight, forest in self.members:
-            total += weight * float(forest.margin(vector))
+        for weight, part in self.members:
+            total += weight * part.margin(vector)
         return total
 
     def probability(self, vector: Singles) -> float:
@@ -367,16 +465,20 @@ class FraudModel:
 
     def probabilities(self, vectors: Singles) -> Floats:
         """The calibrated fraud probabilities of (n, picked) rows; each equal to :meth:`probability` to the bit."""
-        total = np.zeros(len(vectors))
-        for weight, forest in self.members:
-            total += weight * forest.margins(vectors).astype(np.float64)
+        return self.calibrated([part.margins(vectors) for _, part in self.members])
+
+    def calibrated(self, margins: Sequence[Floats]) -> Floats:
+        """Probabilities (n,) of the members' margins, each (n,), in the members' order."""
+        total = np.zeros(len(margins[0]))
+        for (weight, _), own in zip(self.members, margins, strict=True):
+            total += weight * own
         return np.array([calibrate(margin, self.slope, self.intercept) for margin in total.tolist()])
 
     def contributions(self, vector: Singles) -> list[tuple[str, float]]:
         """Each group's exact share of the log-odds, strongest first; with ``expected_log_odds`` they add up."""
         total = np.zeros(len(vector))
-        for weight, forest in self.members:
-            total += self.slope * weight * forest.contributions(vector)
+        for weight, part in self.members:
+            total += self.slope * weight * part.contributions(vector)
         values = total.tolist()
         shares = [(group, sum(values[i] for i in positions)) for group, positions in self._groups]
         shares.sort(key=lambda share: (-abs(share[1]), share[0]))
@@ -384,7 +486,7 @@ class FraudModel:
 
     @property
     def expected_log_odds(self) -> float:
-        return self.slope * sum(w * f.expected for w, f in self.members) + self.intercept
+        return self.slope * sum(weight * part.expected for weight, part in self.members) + self.intercept
 
     def check_golden(self, text: bytes) -> None:
         """Score the rows that were scored at sealing; another machine must reach the same numbers.

@@ -219,7 +219,11 @@ def _reason(group: str, contribution: float, event: Event, columns: Floats, mode
         shown = None if value is None else f"{number:,.2f} {model.rates.base}" if money else f"{number:,.4g}"
         if feature.kind == "flag" and value is not None:
             return Reason(group.upper(), group, value, contribution, f"{subject} {direction} the risk.")
-    stated = f" ({shown})" if shown is not None else " was not sent; the usual value"
+    if shown is not None:
+        stated = f" ({shown})"
+    else:
+        gap = "is not known yet" if describe(group).source in {"history", "label"} else "was not sent"
+        stated = f" {gap}; the usual value"
     return Reason(group.upper(), group, value, contribution, f"{subject}{stated} {direction} the risk.")
 
 

@@ -4,28 +4,22 @@ The same random streams (ties, late arrivals, duplicates, far places, missing fi
 ``training.replay`` as one frame and through the service one request at a time; every raw feature must be equal.
 """
 
-import asyncio
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraud_api_lambda import profiles, scoring
-from fraud_api_lambda.app import create_app
-from fraud_api_lambda.feature_store import FeatureStore, open_feature_store
+from fraud_api_lambda import profiles
 from fraud_api_lambda.features import NAMES, WIDTH, FeatureSet, Past
-from fraud_api_lambda.reload import ModelSource
 from fraud_api_lambda.schemas import TYPES, Event, RateTable, parse_transaction, rfc3339, to_event
-from fraud_api_lambda.scoring import FraudScorer
 from training import dataset, replay
 
 T = 1_770_000_000_000
@@ -196,61 +190,3 @@ def test_five_thousand_real_rows_are_replayed_to_the_bit(measuring_data: Path, f
     replayed = replay.columns(frame.assign(received_ms=received, label_ms=labels), features, RATES)
     assert (~np.isnan(replayed[:, NAMES.index("avg_amount_7d")])).any() or format == "paysim"
     assert_equal(replayed, lived(live, features))
-
-
-# --- through HTTP, with a store ---
-
-
-class Watched(FeatureSet):
-    """The very feature set of the service; what it computes is kept to be looked at."""
-
-    seen: list[np.ndarray] = []  # noqa: RUF012
-
-    def compute(self, event: Event, past: Past | None = None) -> np.ndarray:
-        values = super().compute(event, past)
-        self.seen.append(values)
-        return values
-
-
-Ask = Callable[[Sequence[dict[str, Any]]], np.ndarray]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def ask(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
-    """Send rows to ``POST /predict`` one by one, with an empty store; the features that were computed for each."""
-    url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/profiles.db"}[request.param]
-    store: FeatureStore = open_feature_store(url)
-    watched = Watched()
-    monkeypatch.setattr(scoring, "_WITHOUT_BUNDLE", watched)
-    now = [T]
-    source = ModelSource(f"file://{tmp_path}/none", dict)
-    app = create_app(FraudScorer(source, store, clock=lambda: now[0]))
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
-    loop = asyncio.new_event_loop()
-
-    def send(rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        watched.seen.clear()
-        for name in ("A", "B", "C", "D"):
-            store.erase(name)
-        for r in rows:
-            now[0] = int(r["received_ms"])
-            answer = loop.run_until_complete(client.post("/predict", json=body_of(r)))
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["degraded"] == ["model"]
-        return np.array(watched.seen)
-
-    yield send
-    loop.run_until_complete(client.aclose())
-    loop.close()
-    store.close()
-
-
-def test_http_and_replay_compute_the_same_features(ask: Ask) -> None:
-    @given(st.lists(row, min_size=1, max_size=8))
-    @settings(max_examples=max(20, EXAMPLES // 40), deadline=None, suppress_health_check=list(HealthCheck))
-    def holds(rows: list[dict[str, Any]]) -> None:
-        # A fraud becomes known through feedback, which this test does not send.
-        frame = frame_of([{**r, "fraud_known_after": None} for r in rows])
-        assert_equal(replay.columns(frame, FeatureSet(), RATES), ask(frame.to_dict("records")))
-
-    holds()

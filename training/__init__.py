@@ -6,13 +6,16 @@
 - ``synthetic``: the built-in generator of customers with habits and seven fraud scenarios.
 - ``split``: which rows teach, which calibrate, which judge, with the label delay kept free between.
 - ``replay``: the frame's history through the service's own features.
+- ``tune``: the search for hyperparameters, by scikit-learn or Optuna.
 - ``pipeline``: fill, SMOTE inside the fold and XGBoost; Platt calibration over it.
-- ``forest``: the trees as the service's flat arrays, with the tables for exact reasons.
+- ``ensemble``: what may stand beside XGBoost in a served model, and what each has to show for it.
+- ``forest``: the members as the service's flat arrays, with the tables for exact reasons.
 - ``train``: the run itself: search, fit, calibrate, seal, evaluate, seal again with the figures.
 - ``evaluate`` and ``metrics``: a sealed bundle judged exactly as the service opens it, and the figures.
 - ``report``: one HTML page, its pictures, the model card.
 - ``publish``: the gate, and the signed pointer that says which bundle is served.
 
-Around a run: ``demo`` (everything on one machine), ``runtime`` (the real Lambda runtime here), ``stack`` (a deployed
-one). Training imports the service's modules, never the other way round: a transaction means here what it means there.
+Around a run: ``compare`` (the leaderboard), ``tracking`` (MLflow), ``demo`` (everything on one machine), ``runtime``
+(the real Lambda runtime here), ``stack`` (a deployed one). Training imports the service's modules, never the other way
+round: a transaction means here what it means there.
 """

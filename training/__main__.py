@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,7 @@ Keys = Annotated[Path, typer.Option("--keys", help="Folder of signing keys.")]
 Models = Annotated[Path, typer.Option("--models", help="Folder of bundles.")]
 Stack = Annotated[str | None, typer.Option(help="Name of a deployed stack.")]
 Region = Annotated[str | None, typer.Option(help="AWS region; default: the environment's.")]
+MLflow = Annotated[bool, typer.Option("--mlflow", help="Log into MLflow as well: FRAUD_MLFLOW_URI.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 
 
@@ -65,7 +67,15 @@ def run(
     history: Annotated[
         bool, typer.Option(help="Features of the parties' past; not for samples, which have none.")
     ] = True,
-    champion: Annotated[str, typer.Option(help="xgboost (with SMOTE) or auto (the best of the ablation).")] = "xgboost",
+    labels: Annotated[
+        bool, typer.Option(help="Counterparties' fraud rates; only where the service will learn which were frauds.")
+    ] = False,
+    champion: Annotated[
+        str, typer.Option(help="xgboost (with SMOTE), blend (what earns its place beside it), or auto (the best).")
+    ] = "xgboost",
+    blend: Annotated[
+        str, typer.Option(help="Weights of a blend: fitted on validation rows, equal (0.5/0.5), or none.")
+    ] = "fitted",
     split: Annotated[str, typer.Option(help="time or random.")] = "time",
     train: Annotated[str | None, typer.Option(help="Days to learn from: 2018-07-25..2018-07-31.")] = None,
     validation: Annotated[
@@ -76,7 +86,8 @@ def run(
         str | None, typer.Option(help="Label delay: 7d, 36h; default: 7 days or a tenth of the span.")
     ] = None,
     cv: Annotated[int, typer.Option(help="Also judge every row once in so many folds.", min=0, max=20)] = 0,
-    tune: Annotated[int, typer.Option(help="Candidates the randomised search tries; 0: none.", min=0, max=500)] = 4,
+    tune: Annotated[int, typer.Option(help="Candidates the search tries; 0: none.", min=0, max=500)] = 4,
+    tuner: Annotated[str, typer.Option(help="random (RandomizedSearchCV) or optuna (with pruning).")] = "random",
     rules: Annotated[str | None, typer.Option(help="Rules file to seal into the bundle.")] = None,
     keep_rules: Annotated[
         bool, typer.Option("--keep-rules", help="Seal a rule as it is even if it hits over 1 % of the legitimate rows.")
@@ -91,18 +102,24 @@ def run(
     false_decline_cost: Annotated[float, typer.Option(help="Of declining a legitimate transaction.", min=0)] = 20.0,
     decline_precision: Annotated[
         float, typer.Option(help="Least share of frauds among what is declined.", min=0, max=1)
-    ] = 0.5,
+    ] = 0.9,
     flag_precision: Annotated[
         float, typer.Option(help="Least share of frauds among what is flagged at all.", min=0, max=1)
     ] = 0.0,
     ablation: Annotated[bool, typer.Option(help="Also train without SMOTE, weighted, without balances.")] = True,
+    mlflow: MLflow = False,
     keys: Keys = Path("keys"),
     as_json: Json = False,
 ) -> None:
     """Train, evaluate and seal a bundle. The pointer is not touched: see publish."""
     _choice("--features", features, ("pre", "posted"))
-    _choice("--champion", champion, ("xgboost", "auto"))
+    _choice("--champion", champion, ("xgboost", "auto", "blend"))
+    _choice("--blend", blend, ("fitted", "equal", "none"))
+    if (champion, blend) == ("blend", "none"):
+        typer.echo("error: --champion blend with --blend none is no blend; choose fitted or equal.", err=True)
+        raise typer.Exit(2)
     _choice("--split", split, ("time", "random"))
+    _choice("--tuner", tuner, ("random", "optuna"))
     with _one_line(), _progress() as progress:
         from . import train as training
         from .metrics import Costs
@@ -117,7 +134,9 @@ def run(
             seed=seed,
             features=features,  # type: ignore[arg-type]  # checked above, as the next two
             history=history,
+            labels=labels,
             champion=champion,  # type: ignore[arg-type]
+            blend=blend,  # type: ignore[arg-type]
             split=split,  # type: ignore[arg-type]
             train_range=train,
             validation_range=validation,
@@ -125,6 +144,7 @@ def run(
             delay_ms=None if delay is None else parse_delay(delay),
             folds=cv,
             tune=tune,
+            tuner=tuner,  # type: ignore[arg-type]
             rules=rules,
             keep_rules=keep_rules,
             time_zone=time_zone,
@@ -140,17 +160,87 @@ def run(
             ablation=ablation,
         )
         result = training.run(options, out, training.development_key(keys), progress=progress)
+        if mlflow:
+            from .tracking import log_training
+
+            progress(str(log_training(result.bundle)))
     figures = result.metrics["test"]
     summary = {
         "bundle": str(result.bundle),
         "version": result.version,
         "seconds": round(result.seconds, 1),
         "test": _headline(figures),
+        "members": result.metrics["members"],
         "ablation": [{"name": row["name"], **_headline(row["metrics"])} for row in result.metrics["ablation"]],
     }
     if "cross_validation" in result.metrics:
         summary["cross_validation"] = result.metrics["cross_validation"]
     _print(as_json, summary, _summary(result.bundle, figures, result.metrics.get("cross_validation"), result.seconds))
+
+
+@app.command()
+def compare(
+    data: Data,
+    format: Format = "csv",
+    out: Annotated[Path, typer.Option(help="Folder for leaderboard.json, .csv, .txt and .png.")] = Path("out/compare"),
+    mapping: Mapping_ = None,
+    where: Where = None,
+    legit_weight: LegitWeight = 1.0,
+    seed: Seed = 7,
+    features: Annotated[str, typer.Option(help="pre: known before authorisation; posted: new balances too.")] = "pre",
+    history: Annotated[bool, typer.Option(help="Features of the parties' past.")] = True,
+    split: Annotated[str, typer.Option(help="time or random.")] = "time",
+    train: Annotated[str | None, typer.Option(help="Days to learn from: 2018-07-25..2018-07-31.")] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Days to calibrate on; default: the last fifth of --train.")
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="Days to judge on.")] = None,
+    delay: Annotated[str | None, typer.Option(help="Label delay: 7d, 36h; default as in run.")] = None,
+    tune: Annotated[int, typer.Option(help="Candidates the search tries first; 0: none.", min=0, max=500)] = 0,
+    tuner: Annotated[str, typer.Option(help="random (RandomizedSearchCV) or optuna (with pruning).")] = "random",
+    rates: Annotated[str | None, typer.Option(help="YAML file of dated exchange rates to the base currency.")] = None,
+    base_currency: Annotated[str, typer.Option(help="ISO 4217.")] = "USD",
+    time_zone: Annotated[str, typer.Option(help="IANA name; hours, days and night are local to it.")] = "UTC",
+    mlflow: MLflow = False,
+    as_json: Json = False,
+) -> None:
+    """Every kind of model and every way to meet rarity on the same rows: a leaderboard with intervals."""
+    _choice("--features", features, ("pre", "posted"))
+    _choice("--split", split, ("time", "random"))
+    _choice("--tuner", tuner, ("random", "optuna"))
+    with _one_line(), _progress() as progress:
+        from . import compare as comparison
+        from .split import parse_delay
+        from .train import Options
+
+        options = Options(
+            data=data,
+            format=format,
+            mapping=mapping,
+            where=tuple(where or ()),
+            legit_weight=legit_weight,
+            seed=seed,
+            features=features,  # type: ignore[arg-type]  # checked above, as the next two
+            history=history,
+            split=split,  # type: ignore[arg-type]
+            train_range=train,
+            validation_range=validation,
+            test_range=test,
+            delay_ms=None if delay is None else parse_delay(delay),
+            tune=tune,
+            tuner=tuner,  # type: ignore[arg-type]
+            time_zone=time_zone,
+            base_currency=base_currency,
+            rates=_yaml(rates),
+        )
+        board = comparison.compare(options, progress=progress)
+        files = comparison.write(board, out)
+        shown = comparison.text(board)
+        if mlflow:
+            from .tracking import log_comparison
+
+            progress(str(log_comparison(board, files)))
+    _print(as_json, comparison.as_json(board), "\n".join((shown, *map(str, files))))
 
 
 @app.command()
@@ -235,6 +325,9 @@ def keys(
 @app.command()
 def publish(
     bundle: Annotated[Path, typer.Option(help="The sealed bundle, or a folder with 'current'.")] = Path("models"),
+    source: Annotated[
+        str | None, typer.Option("--from", help="In place of --bundle: mlflow:models:/fraud@champion.")
+    ] = None,
     to: Annotated[
         str, typer.Option(help="Pointer to move: file://models/current or s3://bucket/models/current.")
     ] = "file://models/current",
@@ -247,7 +340,11 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Check the gate, copy the bundle, move the signed pointer. With --stack: to a deployed stack."""
-    with _one_line():
+    with _one_line(), TemporaryDirectory() as scratch:
+        if source:
+            from .tracking import fetch
+
+            bundle = fetch(source, Path(scratch))
         if stack:
             from .stack import publish_to_stack
 

@@ -11,7 +11,7 @@ from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda import features as rule
 from fraud_api_lambda.errors import BundleMissing, RuleFailed, SettingsError
 from fraud_api_lambda.features import Floats, fill
-from fraud_api_lambda.model import FraudModel, Singles, calibrate
+from fraud_api_lambda.model import Forest, FraudModel, Singles
 from fraud_api_lambda.reload import Served, load
 from fraud_api_lambda.rules import GRAVITY, decide
 
@@ -34,12 +34,19 @@ def open_for_evaluation(path: str, keys_dir: Path) -> Served:
 
 
 def sealed_folder(path: Path, public_keys: Mapping[str, bytes]) -> Path:
-    """The bundle's own folder, from that folder, from a folder with a ``current`` pointer, or from the pointer."""
+    """The bundle's own folder: from that folder, from a folder with a ``current`` pointer or with one bundle and no
+    pointer, or from the pointer.
+    """
     pointer = path / "current" if path.is_dir() else path
     if pointer.is_file():
         return pointer.parent / bundles.read_pointer(f"file://{pointer.absolute()}", public_keys).version
     if (path / bundles.MANIFEST).is_file():
         return path
+    sealed = [manifest.parent for manifest in path.glob(f"*/{bundles.MANIFEST}")] if path.is_dir() else []
+    if len(sealed) == 1:
+        return sealed[0]
+    if sealed:
+        raise BundleMissing(f"{path} holds {len(sealed)} bundles and no 'current' pointer; name one of them.")
     raise BundleMissing(f"{path} is neither a bundle (with {bundles.MANIFEST}) nor a folder with a 'current' pointer.")
 
 
@@ -68,17 +75,21 @@ def probabilities(model: FraudModel, vectors: Singles, booster_file: bytes | Non
 
     booster = xgb.Booster({"nthread": 1})
     booster.load_model(bytearray(booster_file))
-    (weight, forest), *_ = model.members
-    sample = np.linspace(0, len(vectors) - 1, _SPOT_CHECK).astype(np.intp)
-    check_parity(forest, booster, vectors[sample])
-    totals = (weight * margins(booster, vectors)).tolist()
-    return np.array([calibrate(total, model.slope, model.intercept) for total in totals])
+    sample = vectors[np.linspace(0, len(vectors) - 1, _SPOT_CHECK).astype(np.intp)]
+    each: list[Floats] = []
+    for _, part in model.members:
+        if isinstance(part, Forest) and part.value.dtype == np.float32:  # XGBoost's, and there is but one of it
+            check_parity(part, booster, sample)
+            each.append(margins(booster, vectors))
+        else:
+            each.append(part.margins(vectors))
+    return model.calibrated(each)
 
 
 def replayed(served: Served, frame: pd.DataFrame) -> Floats:
     """The rows' raw columns as the bundle defines them, (n, len(columns)), their history replayed from the frame."""
     features = served.model.features
-    history = any(rule.describe(name).source == "history" for name in features.picked)
+    history = any(rule.describe(name).source in {"history", "label"} for name in features.picked)
     return replay.columns(frame, features, served.model.rates, history=history)
 
 

@@ -1,4 +1,6 @@
-"""Sealing a trained ensemble: XGBoost's trees -> the service's flat forest, with the leaf tables for exact reasons."""
+"""Sealing trained members: XGBoost's and scikit-learn's trees -> the service's flat forest, with the leaf tables for
+exact reasons; a logistic regression -> coefficients folded with its scaling. Each is proved equal before it is sealed.
+"""
 
 import json
 import math
@@ -9,7 +11,8 @@ import numpy.typing as npt
 import xgboost as xgb
 
 from fraud_api_lambda.errors import BundleRefused
-from fraud_api_lambda.model import MAX_DEPTH, Forest, LeafTable, Singles
+from fraud_api_lambda.features import Floats
+from fraud_api_lambda.model import MAX_DEPTH, Forest, LeafTable, Linear, Part, Singles, Values
 
 #: A path's knowledge of one feature: low, high, whether a missing value passes, product of cover shares.
 _Test = tuple[float, float, bool, float]
@@ -27,7 +30,79 @@ def flatten(booster: xgb.Booster, width: int) -> Forest:
     if any(weight != 1 for weight in model["model"].get("weight_drop") or ()):
         raise BundleRefused("A model with dropout weights its trees; only plain ones can be sealed.")
     bias = _bias(whole, width)
-    trees = [_breadth_first(tree) for tree in model["model"]["trees"]]
+    trees = [
+        _breadth_first(
+            left=tree["left_children"],
+            right=tree["right_children"],
+            feature=tree["split_indices"],
+            value=tree["split_conditions"],
+            missing_left=tree["default_left"],
+            cover=tree["sum_hessian"],
+        )
+        for tree in model["model"]["trees"]
+    ]
+    return _joined(trees, width, bias, np.float32)
+
+
+def flatten_isolation(estimator: Any, width: int) -> Forest:
+    """A fitted ``sklearn.ensemble.IsolationForest`` over all ``width`` features as a flat forest.
+
+    Its margin is minus the mean path length, in units of the mean path length of as many random values as each tree saw
+    (Liu, Ting, Zhou 2008): higher is more anomalous, and ``log2(-score_samples)`` is the very same number. Raises
+    ``BundleRefused`` for trees deeper than the leaf tables allow.
+    """
+    unit = len(estimator.estimators_) * float(mean_path_length(np.array([estimator.max_samples_]))[0])
+    trees = []
+    for single, picked in zip(estimator.estimators_, estimator.estimators_features_, strict=True):
+        tree = single.tree_
+        if tree.max_depth > MAX_DEPTH:
+            raise BundleRefused(
+                f"A tree is deeper than {MAX_DEPTH}; train with max_samples of {1 << MAX_DEPTH} at most."
+            )
+        left, right = tree.children_left.tolist(), tree.children_right.tolist()
+        depth = [0] * tree.node_count
+        for node in range(tree.node_count):  # scikit-learn numbers parents before their children
+            for below in (left[node], right[node]) if left[node] >= 0 else ():
+                depth[below] = depth[node] + 1
+        length = np.array(depth) + mean_path_length(tree.n_node_samples)
+        inner = tree.children_left >= 0
+        trees.append(
+            _breadth_first(
+                left=left,
+                right=right,
+                feature=np.where(inner, np.asarray(picked)[np.maximum(tree.feature, 0)], 0).tolist(),
+                value=np.where(inner, _above(tree.threshold), -length / unit).tolist(),
+                missing_left=[False] * tree.node_count,
+                cover=tree.n_node_samples.tolist(),
+            )
+        )
+    return _joined(trees, width, 0.0, np.float64)
+
+
+def mean_path_length(samples: npt.NDArray[Any]) -> Floats:
+    """Mean depth at which a binary search tree of so many random values fails to find one, (n,) -> (n,)."""
+    n = np.maximum(samples.astype(np.float64), 2.0)
+    length = 2.0 * (np.log(n - 1.0) + np.euler_gamma) - 2.0 * (n - 1.0) / n
+    return np.where(samples <= 1, 0.0, np.where(samples == 2, 1.0, length))
+
+
+def _above(threshold: Floats) -> Floats:
+    """scikit-learn goes left where ``x <= threshold``, we where ``x < value``: the least float32 above."""
+    single = threshold.astype(np.float32)
+    up: Floats = np.where(single > threshold, single, np.nextafter(single, np.float32(np.inf))).astype(np.float64)
+    return up
+
+
+def fold(*, intercept: float, coef: Floats, centre: Floats, scale: Floats, low: Floats, high: Floats) -> Linear:
+    """A logistic regression over ``(clip(x, low, high) - centre) / scale`` as one over x itself."""
+    own = coef / scale
+    # math.fsum: what is folded here is added once, and exactly.
+    return Linear(
+        intercept=math.fsum([intercept, *(-own * centre).tolist()]), coef=own, low=low, high=high, mean=centre
+    )
+
+
+def _joined(trees: list[dict[str, npt.NDArray[Any]]], width: int, bias: float, dtype: type[np.floating[Any]]) -> Forest:
     offsets = np.cumsum([0, *(len(tree["feature"]) for tree in trees)])
     joined = {
         name: np.concatenate([tree[name] for tree in trees]) for name in ("feature", "value", "missing_left", "cover")
@@ -35,7 +110,7 @@ def flatten(booster: xgb.Booster, width: int) -> Forest:
     child = np.concatenate([tree["child"] + offset for tree, offset in zip(trees, offsets, strict=False)])
     root = offsets[:-1].astype(np.int32)
     feature = joined["feature"].astype(np.int32)
-    value = joined["value"].astype(np.float32)
+    value = joined["value"].astype(dtype)
     missing_left = joined["missing_left"].astype(bool)
     tables, mean = _leaf_tables(root, feature, value, child, missing_left, joined["cover"])
     return Forest(
@@ -65,9 +140,11 @@ def _bias(whole: dict[str, Any], width: int) -> float:
     return float(bare.inplace_predict(np.zeros((1, width), np.float32), predict_type="margin")[0])
 
 
-def _breadth_first(tree: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+def _breadth_first(
+    *, left: list[int], right: list[int], feature: list[int], value: list[float], missing_left: list[Any],
+    cover: list[float],
+) -> dict[str, npt.NDArray[Any]]:  # fmt: skip
     """One tree renumbered so that children follow their parents; ``child`` as in ``Forest``, within the tree."""
-    left, right = tree["left_children"], tree["right_children"]
     order, place = [0], {0: 0}
     for node in order:
         for below in (left[node], right[node]) if left[node] >= 0 else ():
@@ -75,10 +152,10 @@ def _breadth_first(tree: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
             order.append(below)
     child = [place[c] if left[node] >= 0 else place[node] for node in order for c in (right[node], left[node])]
     return {
-        "feature": np.array([tree["split_indices"][node] if left[node] >= 0 else 0 for node in order]),
-        "value": np.array([tree["split_conditions"][node] for node in order]),
-        "missing_left": np.array([bool(tree["default_left"][node]) for node in order]),
-        "cover": np.array([tree["sum_hessian"][node] for node in order], np.float64),
+        "feature": np.array([feature[node] if left[node] >= 0 else 0 for node in order]),
+        "value": np.array([value[node] for node in order]),
+        "missing_left": np.array([bool(missing_left[node]) for node in order]),
+        "cover": np.array([cover[node] for node in order], np.float64),
         "child": np.array(child, np.int64),
     }
 
@@ -86,7 +163,7 @@ def _breadth_first(tree: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
 def _leaf_tables(
     root: npt.NDArray[np.int32],
     feature: npt.NDArray[np.int32],
-    value: Singles,
+    value: Values,
     child: npt.NDArray[np.int64],
     missing_left: npt.NDArray[np.bool_],
     cover: npt.NDArray[np.float64],
@@ -168,9 +245,23 @@ def _shapley(shares: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -
     return out
 
 
-def check_parity(forest: Forest, booster: xgb.Booster, rows: Singles) -> None:
+def check_parity(forest: Part, booster: xgb.Booster, rows: Singles) -> None:
     """Refuse to seal a forest whose margins differ from XGBoost's by a single bit on ``rows`` (n, width)."""
-    theirs = booster.inplace_predict(rows, predict_type="margin", missing=np.nan).astype(np.float32)
+    theirs = booster.inplace_predict(rows, predict_type="margin", missing=np.nan).astype(np.float64)
     differ = int((forest.margins(rows) != theirs).sum())
     if differ:
         raise BundleRefused(f"The forest's margins differ from XGBoost's on {differ} of {len(rows)} rows; not sealed.")
+
+
+def check_near(part: Part, theirs: Floats, rows: Singles, tolerance: float) -> None:
+    """Refuse to seal a member whose margins on ``rows`` lie further than ``tolerance`` from its estimator's.
+
+    Of a linear member the tolerance is relative to what is added: cancelling large terms costs both of them the same
+    places.
+    """
+    size = 1.0
+    if isinstance(part, Linear):
+        size = max(1.0, float((np.abs(part.coef) * np.maximum(np.abs(part.low), np.abs(part.high))).sum()))
+    apart = float(np.abs(part.margins(rows) - theirs).max())
+    if not apart <= tolerance * size:
+        raise BundleRefused(f"A member's margins differ from scikit-learn's by {apart:.1e}; not sealed.")

@@ -1,4 +1,4 @@
-"""The estimator: an imbalanced-learn pipeline of fill, SMOTE and XGBoost, and Platt calibration over it.
+"""The estimator: an imbalanced-learn pipeline of fill, balance and XGBoost, and Platt calibration over it.
 
 SMOTE stands inside the pipeline, so that a cross-validation fold's own rows are never synthesised from; calibration is
 fitted on later rows that neither SMOTE nor XGBoost has seen.
@@ -11,17 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 from imblearn.base import BaseSampler
-from imblearn.over_sampling import SMOTE
+from imblearn.over_sampling import ADASYN, SMOTE, BorderlineSMOTE
 from imblearn.pipeline import Pipeline
+from imblearn.under_sampling import RandomUnderSampler
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
 
 from fraud_api_lambda.features import FeatureSet, Floats, describe, fill
 from fraud_api_lambda.model import singles
 
-#: How the rarity of fraud is met: synthetic frauds, nothing, or a weight on the frauds.
-Balance = Literal["smote", "none", "scale_pos_weight"]
+#: How the rarity of fraud is met: synthetic frauds (of three kinds), nothing, a weight on the frauds, fewer legitimate
+#: rows, or none of the strangest among these.
+Balance = Literal["smote", "borderline", "adasyn", "none", "scale_pos_weight", "undersample", "no_outliers"]
 
 
 class PopulationFill(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -46,7 +49,8 @@ class PopulationFill(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class ScaledSMOTE(BaseSampler):  # type: ignore[misc]
-    """SMOTE (Chawla et al. 2002) whose neighbours are found on standardised features, flags kept 0 or 1.
+    """SMOTE (Chawla et al. 2002) whose neighbours are found on standardised features, flags kept 0 or 1; or one of its
+    kin: Borderline-SMOTE (Han et al. 2005), ADASYN (He et al. 2008).
 
     Unscaled, money alone would decide who is a neighbour of whom. Original rows pass unchanged. ``ratio`` is frauds to
     legitimate rows afterwards; data that has as many already is left as it is.
@@ -55,8 +59,16 @@ class ScaledSMOTE(BaseSampler):  # type: ignore[misc]
     _sampling_type = "over-sampling"
     _parameter_constraints: dict[str, Any] = {}  # noqa: RUF012  (scikit-learn's own protocol)
 
-    def __init__(self, ratio: float = 0.1, neighbours: int = 5, flags: tuple[int, ...] = (), seed: int = 0):
+    def __init__(
+        self,
+        ratio: float = 0.1,
+        neighbours: int = 5,
+        flags: tuple[int, ...] = (),
+        seed: int = 0,
+        kind: Literal["smote", "borderline", "adasyn"] = "smote",
+    ):
         super().__init__(sampling_strategy="auto")
+        self.kind = kind
         self.ratio = ratio
         self.neighbours = neighbours
         self.flags = flags
@@ -77,15 +89,37 @@ class ScaledSMOTE(BaseSampler):  # type: ignore[misc]
             return X, y
         mean, scale = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
         scale = np.where(scale > 0, scale, 1.0)
-        smote = SMOTE(
-            sampling_strategy=self.ratio, k_neighbors=min(self.neighbours, frauds - 1), random_state=self.seed
-        )
+        near = min(self.neighbours, frauds - 1)
+        if self.kind == "adasyn":
+            smote = ADASYN(sampling_strategy=self.ratio, n_neighbors=near, random_state=self.seed)
+        else:
+            made_by = BorderlineSMOTE if self.kind == "borderline" else SMOTE
+            smote = made_by(sampling_strategy=self.ratio, k_neighbors=near, random_state=self.seed)
         grown, labels = smote.fit_resample((X - mean) / scale, y)
         made = (grown[len(X) :] * scale + mean).astype(X.dtype)
         flags = list(self.flags)
         made[:, flags] = np.rint(np.clip(made[:, flags], 0, 1))
         self.synthetic_ = len(made)
         return np.concatenate((X, made)), np.concatenate((y, labels[len(X) :]))
+
+
+class WithoutOutliers(BaseSampler):  # type: ignore[misc]
+    """Leaves out the share of legitimate rows that an Isolation Forest of them finds strangest; frauds all stay."""
+
+    _sampling_type = "clean-sampling"
+    _parameter_constraints: dict[str, Any] = {}  # noqa: RUF012  (scikit-learn's own protocol)
+
+    def __init__(self, share: float = 0.01, seed: int = 0):
+        super().__init__(sampling_strategy="auto")
+        self.share = share
+        self.seed = seed
+
+    def _fit_resample(self, X: Any, y: Any, **_: Any) -> tuple[Any, Any]:
+        others = np.flatnonzero(y == 0)
+        score = IsolationForest(random_state=self.seed, n_jobs=1).fit(X[others]).score_samples(X[others])
+        keep = np.ones(len(y), bool)
+        keep[others[np.argsort(score, kind="stable")[: int(self.share * len(others))]]] = False
+        return X[keep], y[keep]
 
 
 class MarginXGBClassifier(xgb.XGBClassifier):
@@ -104,11 +138,17 @@ def margins(booster: xgb.Booster, vectors: npt.NDArray[np.float32]) -> Floats:
 def build(
     features: FeatureSet, *, balance: Balance, seed: int, ratio: float = 0.1, weight: float = 1.0, **tree: Any
 ) -> Pipeline:
-    """The untrained pipeline. ``ratio`` belongs to SMOTE, ``weight`` to scale_pos_weight, ``tree`` to XGBoost."""
+    """The untrained pipeline. ``ratio`` (frauds to legitimate rows) belongs to SMOTE, its kin and undersampling,
+    ``weight`` to scale_pos_weight, ``tree`` to XGBoost.
+    """
     flags = tuple(i for i, name in enumerate(features.picked) if describe(name).kind == "flag")
     steps: list[tuple[str, Any]] = [("fill", PopulationFill(features.index))]
-    if balance == "smote":
-        steps.append(("smote", ScaledSMOTE(ratio=ratio, flags=flags, seed=seed)))
+    if balance in ("smote", "borderline", "adasyn"):
+        steps.append(("smote", ScaledSMOTE(ratio=ratio, flags=flags, seed=seed, kind=balance)))
+    elif balance == "undersample":
+        steps.append(("fewer", RandomUnderSampler(sampling_strategy=ratio, random_state=seed)))
+    elif balance == "no_outliers":
+        steps.append(("outliers", WithoutOutliers(seed=seed)))
     classifier = MarginXGBClassifier(
         **{
             "n_estimators": 200,

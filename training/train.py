@@ -23,38 +23,28 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
+import xgboost as xgb
 
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda import features as rule
 from fraud_api_lambda.bundle import Manifest, SigningKey
-from fraud_api_lambda.errors import SettingsError
+from fraud_api_lambda.errors import BundleRefused, SettingsError
 from fraud_api_lambda.features import FeatureSet, Floats
-from fraud_api_lambda.model import Forest, FraudModel, pack
+from fraud_api_lambda.model import FraudModel, calibrate, pack
 from fraud_api_lambda.reload import Served, load
 from fraud_api_lambda.rules import load_rules
 from fraud_api_lambda.schemas import RateTable
 
-from . import backtest, dataset, evaluate, forest, metrics, pipeline, replay, report, split, synthetic
+from . import backtest, dataset, ensemble, evaluate, forest, metrics, pipeline, replay, report, split, synthetic
+from . import tune as tuning
+from .ensemble import Blending, Member, Trial
 from .metrics import Costs, Scored
 from .publish import publish
+from .tune import Tuner
 
 Progress = Callable[[str], None]
 Labels = npt.NDArray[np.int8]
 
-#: What the search draws from. SMOTE's ratio is one of the things that are searched.
-RATIOS = (0.02, 0.05, 0.1, 0.2)
-TREES: Mapping[str, Sequence[float | int]] = {
-    "max_depth": (4, 5),
-    "n_estimators": (150, 250),
-    "learning_rate": (0.06, 0.1, 0.15),
-    "min_child_weight": (1.0, 5.0),
-    "subsample": (0.8, 1.0),
-    "colsample_bytree": (0.7, 1.0),
-}
-#: Rows a search looks at; more change its ranking no further, and cost time.
-SEARCH_ROWS = 300_000
 GOLDEN_ROWS = 64
 EXPLAINED_ROWS = 1_000
 
@@ -73,8 +63,11 @@ class Options:
     legit_weight: float = 1.0
     seed: int = 7
     features: Literal["pre", "posted"] = "pre"
+    labels: bool = False  #: True where the service will learn of frauds; else rates it can never know would mislead
     history: bool = True  #: False where the rows are a sample: a sample has no history
-    champion: Literal["xgboost", "auto"] = "xgboost"
+    #: xgboost with SMOTE; the best of the ablation on validation rows; or XGBoost and what earns its place beside it
+    champion: Literal["xgboost", "auto", "blend"] = "xgboost"
+    blend: Blending = "fitted"  #: how weights come about where there is a blend; ``none`` leaves it out of ``auto``
     split: Literal["time", "random"] = "time"
     train_range: str | None = None
     validation_range: str | None = None
@@ -82,6 +75,7 @@ class Options:
     delay_ms: int | None = None  #: None: seven days, or a tenth of the data's span where that is shorter
     folds: int = 0
     tune: int = 4
+    tuner: Tuner = "random"
     rules: str | None = None
     keep_rules: bool = False  #: seal the rules as they are, whatever they would hit
     time_zone: str = "UTC"
@@ -96,20 +90,22 @@ class Options:
 class Fit:
     """A fitted, calibrated model that is not sealed yet."""
 
-    estimator: CalibratedClassifierCV
+    estimator: Any  #: a ``CalibratedClassifierCV``; None before calibration
     features: FeatureSet
     population: Floats
-    flat: Forest
+    members: tuple[Member, ...]
     slope: float
     intercept: float
     thresholds: tuple[float, float]
     balance: pipeline.Balance
     params: Mapping[str, Any]
     synthetic_rows: int
+    trials: tuple[Trial, ...] = ()  #: what members beside XGBoost were worth, shipped or not
 
     @property
-    def pipeline(self) -> Any:
-        return self.estimator.calibrated_classifiers_[0].estimator.estimator
+    def booster(self) -> xgb.Booster:
+        booster: xgb.Booster = self.members[0].pipeline["xgb"].get_booster()
+        return booster
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,9 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Data:
+class Data:
+    """The frame with its raw columns (n, len(features.columns)), labels, and what they are made with."""
+
     frame: pd.DataFrame
     columns: Floats
     labels: Labels
@@ -142,8 +140,8 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     """
     began = time.monotonic()
     progress("loading data")
-    data = _load(options)
-    parts = _split(options, data)
+    data = load_data(options)
+    parts = split_data(options, data)
     rules = _rules(options, data.features.columns)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -152,8 +150,8 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     progress(
         f"{len(data.frame):,} rows, {int(data.labels.sum()):,} frauds; searching {max(options.tune, 1)} candidates"
     )
-    picked = _pick(data, parts.train, options)
-    chosen, search = _search(data, picked, parts.train, options)
+    picked = pick_columns(data, parts.train, options)
+    chosen, search = search_candidates(data, picked, parts.train, options)
     progress("training and calibrating")
     fit = _fit(data, picked, parts.train, parts.validation, options, "smote", chosen)
     rules, judged = _judge_rules(rules, fit, data, parts, options)
@@ -167,6 +165,11 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     if options.ablation or options.champion == "auto":
         progress("ablation: SMOTE, none, scale_pos_weight, without balances")
         fit, ablation = _ablate(data, picked, parts, options, chosen, fit)
+    if options.champion == "blend" or (options.champion == "auto" and options.blend != "none"):
+        progress("offering a logistic regression and an Isolation Forest beside XGBoost")
+        fit = _blended(data, parts.train, parts.validation, options, fit)
+        for trial in fit.trials:
+            progress(str(trial))
     progress("evaluating through the sealed bundle")
     manifest = _manifest(fit, data, options, parts, search)
     facts = {**manifest.training, "rules": {hit.id: hit.told for hit in judged}}  # for the model card, too
@@ -174,7 +177,7 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     files = _files(fit, data, parts, rules)
     with _sealed_for_now(manifest, files) as served:
         test = evaluate.score(served, data.frame.iloc[parts.test], data.columns[parts.test])
-        measured = _measure(served, data, parts, test, options, ablation, cross)
+        measured = _measure(fit, served, data, parts, test, options, ablation, cross)
         measured["rules"] = [hit.as_json() for hit in judged]
         importance, sample = _explain(served.model, data.columns[parts.test], data.labels[parts.test])
     progress("writing the report")
@@ -253,7 +256,7 @@ def make_key_pair(keys_dir: Path, name: str, key_id: str) -> SigningKey:
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _load(options: Options) -> _Data:
+def load_data(options: Options) -> Data:
     frame = dataset.load(
         options.data,
         options.format,
@@ -269,7 +272,7 @@ def _load(options: Options) -> _Data:
         label_delay_ms=_delay(options, frame["time_ms"].to_numpy(np.int64)),
     )
     columns = replay.columns(frame, features, rates, history=options.history)
-    return _Data(frame, columns, frame["is_fraud"].to_numpy(np.int8), features, rates)
+    return Data(frame, columns, frame["is_fraud"].to_numpy(np.int8), features, rates)
 
 
 def _delay(options: Options, time_ms: npt.NDArray[np.int64]) -> int:
@@ -278,7 +281,7 @@ def _delay(options: Options, time_ms: npt.NDArray[np.int64]) -> int:
     return int(min(7 * split.DAY_MS, (int(time_ms.max()) - int(time_ms.min())) // 10))
 
 
-def _split(options: Options, data: _Data) -> split.Split:
+def split_data(options: Options, data: Data) -> split.Split:
     time_ms = data.frame["time_ms"].to_numpy(np.int64)
     delay = _delay(options, time_ms)
     if options.train_range or options.test_range:
@@ -321,7 +324,7 @@ def _rules(options: Options, columns: Sequence[str]) -> bytes:
 
 
 def _judge_rules(
-    rules: bytes, fit: Fit, data: _Data, parts: split.Split, options: Options
+    rules: bytes, fit: Fit, data: Data, parts: split.Split, options: Options
 ) -> tuple[bytes, list[backtest.Hits]]:
     """The rules as they are sealed, with what each would have hit among the validation rows."""
     columns = fit.features.columns
@@ -331,10 +334,12 @@ def _judge_rules(
     return backtest.seal_rules(rules, columns, found, keep=options.keep_rules)
 
 
-def _pick(data: _Data, train: split.Rows, options: Options) -> FeatureSet:
+def pick_columns(data: Data, train: split.Rows, options: Options) -> FeatureSet:
     """The columns that go to the model: those allowed that say something no earlier one says in the training rows."""
     allowed = {"transaction", "balance", "place", "attribute"}
-    allowed |= ({"posted"} if options.features == "posted" else set()) | ({"history"} if options.history else set())
+    allowed |= {"posted"} if options.features == "posted" else set()
+    allowed |= {"history"} if options.history else set()
+    allowed |= {"label"} if options.history and options.labels else set()
     picked: list[str] = []
     seen: set[bytes] = set()
     for position, name in enumerate(data.features.columns):
@@ -348,57 +353,28 @@ def _pick(data: _Data, train: split.Rows, options: Options) -> FeatureSet:
     return replace(data.features, picked=tuple(picked))
 
 
-def _ratios(labels: Labels) -> list[float]:
-    """SMOTE ratios that add something to data of this fraud rate."""
-    now = float(labels.mean() / (1 - labels.mean()))
-    return [ratio for ratio in RATIOS if ratio > 1.2 * now] or [min(1.0, 1.5 * now)]
-
-
-def _search(
-    data: _Data, features: FeatureSet, train: split.Rows, options: Options
+def search_candidates(
+    data: Data, features: FeatureSet, train: split.Rows, options: Options
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Hyperparameters and SMOTE ratio by randomised search; the candidates with their average precision.
+    """Hyperparameters and SMOTE ratio, and the candidates with their average precision.
 
     Judged on the training rows' own last fifth (in a random split: on a random fifth), with the first four to learn
     from; SMOTE inside the pipeline only ever sees those.
     """
     rng = np.random.default_rng(options.seed)
     rows = train if options.split == "time" else rng.permutation(train)
-    if len(rows) > SEARCH_ROWS:  # every fraud stays; legitimate rows are thinned evenly
-        keep = rng.random(len(rows)) < SEARCH_ROWS / len(rows)
+    if len(rows) > tuning.ROWS:  # every fraud stays; legitimate rows are thinned evenly
+        keep = rng.random(len(rows)) < tuning.ROWS / len(rows)
         rows = rows[keep | (data.labels[rows] == 1)]
     X, y = data.take(rows)
-    fold = np.where(np.arange(len(rows)) < int(0.8 * len(rows)), -1, 0)
-    space: dict[str, Sequence[Any]] = {f"xgb__{name}": values for name, values in TREES.items()}
-    space["smote__ratio"] = _ratios(data.labels[train])
-    if options.tune < 1 or not (int(y[fold == 0].sum()) > 0 and int(y[fold == -1].sum()) > 1):
-        return {"ratio": space["smote__ratio"][-1]}, []
-    search = RandomizedSearchCV(
-        pipeline.build(features, balance="smote", seed=options.seed),
-        space,
-        n_iter=options.tune,
-        scoring="average_precision",
-        cv=PredefinedSplit(fold),
-        refit=False,
-        random_state=options.seed,
-        error_score="raise",
-    ).fit(X, y)
-    tried = [
-        {"params": _plain(params), "average_precision": float(score)}
-        for params, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True)
-    ]
-    return _plain(search.best_params_), tried
-
-
-def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """scikit-learn's step__name -> our names, numbers as Python's own."""
-    return {
-        name.split("__")[-1]: value.item() if isinstance(value, np.generic) else value for name, value in params.items()
-    }
+    return tuning.search(
+        features, X, y, int(0.8 * len(rows)), candidates=options.tune, tuner=options.tuner, seed=options.seed,
+        fraud_rate=float(data.labels[train].mean()),
+    )  # fmt: skip
 
 
 def _fit(
-    data: _Data,
+    data: Data,
     features: FeatureSet,
     train: split.Rows,
     calibration: split.Rows,
@@ -414,34 +390,85 @@ def _fit(
         features, balance=balance, seed=options.seed, ratio=float(params.get("ratio", 0.1)), weight=weight, **tree
     )
     model.fit(X, y)
-    held, held_labels = data.take(calibration)
-    held_weight = data.frame["weight"].to_numpy(np.float64)[calibration]
-    estimator = pipeline.calibrated(model, held, held_labels, held_weight)
-    slope, intercept = pipeline.platt(estimator)
     booster = model["xgb"].get_booster()
     flat = forest.flatten(booster, len(features.picked))
-    vectors = model["fill"].transform(held)
-    forest.check_parity(flat, booster, vectors[:20_000])
+    forest.check_parity(flat, booster, model["fill"].transform(data.columns[calibration[:20_000]]))
+    return _calibrated(
+        data,
+        calibration,
+        options,
+        Fit(
+            estimator=None,
+            features=features,
+            population=model["fill"].population_,
+            members=(Member("xgboost", "forest", 1.0, model, flat),),
+            slope=1.0,
+            intercept=0.0,
+            thresholds=(0.5, 0.5),
+            balance=balance,
+            params=dict(params) if balance == "smote" else tree,
+            synthetic_rows=model["smote"].synthetic_ if balance == "smote" else 0,
+        ),
+    )
+
+
+def _calibrated(data: Data, calibration: split.Rows, options: Options, fit: Fit) -> Fit:
+    """The fit with estimator, Platt scaling and thresholds of its members' sum, on rows none of them has seen.
+
+    Proves on those rows that what will be served gives the estimator's probabilities within 1e-9.
+    """
+    X, y = data.take(calibration)
+    weight = data.frame["weight"].to_numpy(np.float64)[calibration]
+    summed = (
+        fit.members[0].pipeline
+        if len(fit.members) == 1
+        else ensemble.Blend([(member.name, member.weight, member.pipeline) for member in fit.members])
+    )
+    estimator = pipeline.calibrated(summed, X, y, weight)
+    slope, intercept = pipeline.platt(estimator)
+    probability = estimator.predict_proba(X)[:, 1]
+    fit = replace(fit, estimator=estimator, slope=slope, intercept=intercept)
+    some = slice(0, 20_000)
+    apart = float(np.abs(_served(fit, X[some])[1] - probability[some]).max())
+    if not apart <= 1e-9:
+        raise BundleRefused(f"The members' probabilities differ from the estimator's by {apart:.1e}; not sealed.")
     amount = replay.amounts_in_base(data.frame.iloc[calibration], data.rates)
-    thresholds = metrics.choose_thresholds(
-        estimator.predict_proba(held)[:, 1], held_labels, amount, held_weight, options.costs
+    thresholds = metrics.choose_thresholds(probability, y, amount, weight, options.costs)
+    return replace(fit, thresholds=thresholds)
+
+
+def _served(fit: Fit, columns: Floats) -> tuple[Floats, Floats]:
+    """Margins and probabilities, (n,) each, of raw columns as the service will compute them."""
+    vectors = fit.members[0].pipeline["fill"].transform(columns)
+    total = np.zeros(len(vectors))
+    for member in fit.members:
+        total += member.weight * member.part.margins(vectors)
+    return total, np.array([calibrate(margin, fit.slope, fit.intercept) for margin in total.tolist()])
+
+
+def _blended(data: Data, train: split.Rows, validation: split.Rows, options: Options, fit: Fit) -> Fit:
+    """The fit with what earns its place beside XGBoost, calibrated anew; as it was where nothing does."""
+    X, y = data.take(train)
+    held, held_labels = data.take(validation)
+    weight = data.frame["weight"].to_numpy(np.float64)[validation]
+    checked = held[:20_000]
+    linear = ensemble.linear_pipeline(fit.features).fit(X, y)
+    isolation = ensemble.isolation_pipeline(fit.features, options.seed).fit(X, y)
+    members, trials = ensemble.fitted_beside(
+        fit.members[0],
+        [ensemble.seal_linear(linear, checked), ensemble.seal_isolation(isolation, checked)],
+        held,
+        held_labels,
+        weight,
+        seed=options.seed,
+        blending=options.blend,
     )
-    return Fit(
-        estimator=estimator,
-        features=features,
-        population=model["fill"].population_,
-        flat=flat,
-        slope=slope,
-        intercept=intercept,
-        thresholds=thresholds,
-        balance=balance,
-        params=dict(params) if balance == "smote" else tree,
-        synthetic_rows=model["smote"].synthetic_ if balance == "smote" else 0,
-    )
+    fit = replace(fit, members=members, trials=tuple(trials))
+    return fit if len(members) == 1 else _calibrated(data, validation, options, fit)
 
 
 def _cross_validate(
-    data: _Data, features: FeatureSet, options: Options, params: Mapping[str, Any], rules: bytes
+    data: Data, features: FeatureSet, options: Options, params: Mapping[str, Any], rules: bytes
 ) -> dict[str, Any]:
     """Each row judged once, by a bundle that has not seen it: fit on four fifths of the others, calibrate on one."""
     scored: list[Scored] = []
@@ -450,6 +477,8 @@ def _cross_validate(
         rest = np.setdiff1d(np.arange(len(data.labels)), judged)
         inner = split.folds(data.labels[rest], 5, options.seed)[0]
         fit = _fit(data, features, np.delete(rest, inner), rest[inner], options, "smote", params)
+        if options.champion == "blend":
+            fit = _blended(data, np.delete(rest, inner), rest[inner], options, fit)
         parts = split.Split(np.delete(rest, inner), rest[inner], judged, "fold")
         manifest = _manifest(fit, data, options, parts, [])
         with _sealed_for_now(manifest, _files(fit, data, parts, rules)) as served:
@@ -461,7 +490,7 @@ def _cross_validate(
 
 
 def _ablate(
-    data: _Data,
+    data: Data,
     features: FeatureSet,
     parts: split.Split,
     options: Options,
@@ -490,14 +519,19 @@ def _ablate(
     rows = []
     for name, fit in variants:
         figures = metrics.metrics(
-            _unsealed(data, parts.test, fit), costs=options.costs, seed=options.seed, bootstrap=100
+            unsealed(data, parts.test, fit.estimator, fit.thresholds),
+            costs=options.costs,
+            seed=options.seed,
+            bootstrap=100,
         )
         rows.append({"name": name, "metrics": _short(figures), "chosen": fit is best})
     return best, rows
 
 
-def _ranking(data: _Data, rows: split.Rows, fit: Fit, options: Options) -> float:
-    value = metrics.metrics(_unsealed(data, rows, fit), costs=options.costs, bootstrap=0)["average_precision"]
+def _ranking(data: Data, rows: split.Rows, fit: Fit, options: Options) -> float:
+    value = metrics.metrics(unsealed(data, rows, fit.estimator, fit.thresholds), costs=options.costs, bootstrap=0)[
+        "average_precision"
+    ]
     return float(value or 0.0)
 
 
@@ -506,10 +540,10 @@ def _short(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: figures.get(name) for name in (*names, "intervals", "fraud_rate")}
 
 
-def _unsealed(data: _Data, rows: split.Rows, fit: Fit) -> Scored:
+def unsealed(data: Data, rows: split.Rows, estimator: Any, thresholds: tuple[float, float]) -> Scored:
     """A candidate judged by its estimator: for comparisons among candidates only, never for what a bundle claims."""
-    probability = fit.estimator.predict_proba(data.columns[rows])[:, 1]
-    decided = evaluate.outcomes(probability, *fit.thresholds)
+    probability = estimator.predict_proba(data.columns[rows])[:, 1]
+    decided = evaluate.outcomes(probability, *thresholds)
     frame = data.frame.iloc[rows]
     customer = frame["customer_id"] if "customer_id" in frame else pd.Series([None] * len(rows))
     return Scored(
@@ -525,8 +559,9 @@ def _unsealed(data: _Data, rows: split.Rows, fit: Fit) -> Scored:
 
 
 def _measure(
+    fit: Fit,
     served: Served,
-    data: _Data,
+    data: Data,
     parts: split.Split,
     test: Scored,
     options: Options,
@@ -540,6 +575,7 @@ def _measure(
         "curves": metrics.curves(test, costs=options.costs),
         "validation_curves": metrics.curves(validation, costs=options.costs),
         "ablation": ablation,
+        "members": [asdict(trial) for trial in fit.trials],
     }
     if cross is not None:
         measured["cross_validation"] = dict(cross)
@@ -560,8 +596,8 @@ def _explain(model: FraudModel, columns: Floats, labels: Labels) -> tuple[list[d
     raw = columns[rows]
     vectors = model.vector(rule.fill(raw, model.population))
     shares = np.zeros((len(rows), len(model.features.picked)))
-    for weight, flat in model.members:
-        shares += model.slope * weight * np.array([flat.contributions(vector) for vector in vectors])
+    for weight, part in model.members:
+        shares += model.slope * weight * np.array([part.contributions(vector) for vector in vectors])
     mean = np.abs(shares).mean(axis=0)
     ranked = sorted(zip(model.features.picked, mean.tolist(), strict=True), key=lambda item: -item[1])
     return [{"feature": name, "mean_abs": value} for name, value in ranked], (shares, raw[:, model.features.index])
@@ -570,7 +606,7 @@ def _explain(model: FraudModel, columns: Floats, labels: Labels) -> tuple[list[d
 # --- sealing ---------------------------------------------------------------------------------------------------------
 
 
-def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, search: list[dict[str, Any]]) -> Manifest:
+def _manifest(fit: Fit, data: Data, options: Options, parts: split.Split, search: list[dict[str, Any]]) -> Manifest:
     if not fit.slope > 0:
         raise dataset.DataError(
             f"On the {len(parts.validation):,} rows kept for calibration the model ranks the "
@@ -578,14 +614,14 @@ def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, searc
             "It needs more frauds, or columns that tell them apart."
         )
     now = datetime.now(UTC)
-    packed = pack(fit.flat)
+    packed = pack(*(member.part for member in fit.members))
     name = f"{now:%Y%m%dT%H%M%SZ}-{sha256(packed).hexdigest()[:8]}"
     zone = fit.features.time_zone
     time_ms = data.frame["time_ms"].to_numpy(np.int64)
     return Manifest(
         version=name,
         created_at=now.isoformat(timespec="seconds"),
-        champion="xgboost",
+        champion="xgboost" if len(fit.members) == 1 else "blend",
         features=tuple(
             bundles.NamedFeature(name=name, version=rule.describe(name).version) for name in fit.features.picked
         ),
@@ -596,7 +632,7 @@ def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, searc
             name: None if np.isnan(value) else float(value)
             for name, value in zip(fit.features.columns, fit.population, strict=True)
         },
-        members=(bundles.Member(name="xgboost", kind="forest", weight=1.0),),
+        members=tuple(bundles.Member(name=own.name, kind=own.kind, weight=own.weight) for own in fit.members),
         calibration=bundles.Calibration(slope=fit.slope, intercept=fit.intercept),
         thresholds=bundles.ThresholdPair(review=fit.thresholds[0], decline=fit.thresholds[1]),
         time_zone=bundles.Zone(name=zone.name, starts_ms=zone.starts_ms, offsets_s=zone.offsets_s),
@@ -617,15 +653,18 @@ def _manifest(fit: Fit, data: _Data, options: Options, parts: split.Split, searc
             "seed": options.seed,
             "features": options.features,
             "history": options.history,
+            "labels": options.labels,
             "balance": fit.balance,
             "params": dict(fit.params),
             "smote_rows": fit.synthetic_rows,
             "search": search,
+            "blend": [str(trial) for trial in fit.trials],
             "costs": asdict(options.costs),
         },
         libraries={
             "python": platform.python_version(),
             **{name: _installed(name) for name in ("numpy", "xgboost", "scikit-learn", "imbalanced-learn", "pandas")},
+            **({"optuna": _installed("optuna")} if options.tuner == "optuna" else {}),
         },
         files={},
     )
@@ -638,12 +677,11 @@ def _installed(name: str) -> str:
     return "unknown"
 
 
-def _files(fit: Fit, data: _Data, parts: split.Split, rules: bytes) -> dict[str, bytes]:
+def _files(fit: Fit, data: Data, parts: split.Split, rules: bytes) -> dict[str, bytes]:
     """All the service needs, and ``model.ubj`` for audit. ``metrics.json`` is replaced once there are figures."""
-    booster = fit.pipeline["xgb"].get_booster()
     return {
-        "forest.npz": pack(fit.flat),
-        "model.ubj": bytes(booster.save_raw("ubj")),
+        "forest.npz": pack(*(member.part for member in fit.members)),
+        "model.ubj": bytes(fit.booster.save_raw("ubj")),
         "golden.json": _golden(fit, data.columns[parts.validation]),
         "reference.json": _reference(fit, data.columns[parts.train], data.columns[parts.validation]),
         "rules.yaml": rules,
@@ -652,14 +690,20 @@ def _files(fit: Fit, data: _Data, parts: split.Split, rules: bytes) -> dict[str,
 
 
 def _golden(fit: Fit, columns: Floats) -> bytes:
-    """Rows with what they scored here, by XGBoost and scikit-learn; half of them with some columns taken away."""
+    """Rows with what they scored here; half of them with some columns taken away. Refused where the training libraries
+    say something else: XGBoost's margin to the bit, a probability within 1e-9.
+    """
     rng = np.random.default_rng(11)
     rows = columns[np.linspace(0, len(columns) - 1, GOLDEN_ROWS).astype(np.intp)].copy()
     holes = rng.random(rows.shape) < 0.3
     holes[: len(rows) // 2] = False
     rows[holes] = np.nan
-    margins = fit.pipeline.decision_function(rows)
-    probability = fit.estimator.predict_proba(rows)[:, 1]
+    margins, probability = _served(fit, rows)
+    theirs = fit.members[0].pipeline.decision_function(rows)
+    if (fit.members[0].part.margins(fit.members[0].pipeline["fill"].transform(rows)) != theirs).any():
+        raise BundleRefused("The forest's margins differ from XGBoost's on the golden rows; not sealed.")
+    if not np.abs(probability - fit.estimator.predict_proba(rows)[:, 1]).max() <= 1e-9:
+        raise BundleRefused("The members' probabilities differ from the estimator's on the golden rows; not sealed.")
     return _json(
         {
             "rows": [

@@ -272,13 +272,14 @@ def test_the_log_group_is_the_functions_and_forgets_after_some_days(expanded: Te
 # --- rights ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_function_may_do_five_things_and_nothing_else(expanded: Template) -> None:
+def test_the_function_may_do_six_things_and_nothing_else(expanded: Template) -> None:
     actions = {sid: sorted(as_list(item["Action"])) for sid, item in statements(expanded).items()}
     assert actions == {
         "ReadBundles": ["s3:GetObject"],
         "ReadRules": ["s3:GetObject"],
         "TellMissingFromRefused": ["s3:ListBucket"],
         "ReadPublicKeys": ["ssm:GetParameter"],
+        "RememberParties": ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:PutItem"],
         "WriteOwnLog": ["logs:CreateLogStream", "logs:PutLogEvents"],
     }
 
@@ -292,6 +293,17 @@ def test_no_statement_of_the_role_has_a_star_for_an_action_or_a_resource(expande
 
 def test_no_managed_policy_widens_the_role(expanded: Template) -> None:
     assert "ManagedPolicyArns" not in only(expanded, "AWS::IAM::Role")["Properties"]
+
+
+def test_profiles_lie_in_a_table_whose_rows_expire_within_the_free_units(expanded: Template) -> None:
+    table = only(expanded, "AWS::DynamoDB::Table")["Properties"]
+    assert "TableName" not in table
+    assert table["KeySchema"] == [{"AttributeName": "party", "KeyType": "HASH"}]
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    assert table["BillingMode"] == "PROVISIONED"
+    for name in ("ProfileReadUnits", "ProfileWriteUnits"):
+        assert expanded["Parameters"][name]["Default"] <= 25
+    assert environment(expanded)["FRAUD_FEATURE_STORE_URL"] == {"Fn::Sub": "dynamodb://${Profiles}"}
 
 
 def test_only_lambda_takes_the_role_on(expanded: Template) -> None:

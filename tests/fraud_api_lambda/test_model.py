@@ -65,7 +65,7 @@ def columns(trained: Trained, model: FraudModel) -> npt.NDArray[np.float64]:
 def test_a_batch_gives_each_row_the_margin_it_has_alone_to_the_bit(
     forest: Forest, rows: npt.NDArray[np.float32]
 ) -> None:
-    alone = np.array([forest.margin(row) for row in rows], np.float32)
+    alone = np.array([forest.margin(row) for row in rows])
     np.testing.assert_array_equal(forest.margins(rows), alone)
 
 
@@ -84,7 +84,7 @@ def test_rows_of_another_memory_layout_have_the_same_margins(forest: Forest, row
 
 
 def test_a_packed_forest_unpacks_to_the_same_bytes_and_margins(forest: Forest, rows: npt.NDArray[np.float32]) -> None:
-    again = unpack(pack(forest))
+    (again,) = unpack(pack(forest))
     assert pack(again) == pack(forest)
     np.testing.assert_array_equal(again.margins(rows), forest.margins(rows))
     np.testing.assert_array_equal(again.contributions(rows[0]), forest.contributions(rows[0]))
@@ -92,7 +92,7 @@ def test_a_packed_forest_unpacks_to_the_same_bytes_and_margins(forest: Forest, r
 
 def test_contributions_and_the_mean_add_up_to_the_margin(forest: Forest, rows: npt.NDArray[np.float32]) -> None:
     for row in rows[:200]:
-        assert forest.expected + forest.contributions(row).sum() == pytest.approx(float(forest.margin(row)), abs=2e-5)
+        assert forest.expected + forest.contributions(row).sum() == pytest.approx(forest.margin(row), abs=2e-5)
 
 
 def test_the_service_scores_as_the_training_pipeline_does(
@@ -361,7 +361,7 @@ def test_random_damage_to_the_bytes_is_refused_or_still_a_sound_forest() -> None
         for _ in range(rng.integers(1, 4)):
             bad[rng.integers(len(bad))] = rng.integers(256)
         try:
-            forest = unpack(bytes(bad))
+            (forest,) = unpack(bytes(bad))
         except BundleRefused:
             continue
         assert forest.width >= 1

@@ -1,0 +1,5 @@
+"""``python -m benchmarks``: everything, one after the other."""
+
+from . import request
+
+request.main()
