@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud_api_lambda.errors import FieldError, InvalidRequest
-from fraud_api_lambda.features import Attribute, FeatureSet, Past, fill
+from fraud_api_lambda.features import CUSTOMER_AT, NAMES, Attribute, FeatureSet, Past, fill
 from fraud_api_lambda.model import FraudModel, calibrate
 from fraud_api_lambda.reload import ModelSource, Served
 from fraud_api_lambda.rules import GRAVITY, load_rules, model_outcome
@@ -244,7 +244,9 @@ def test_a_reason_tells_the_value_that_was_sent_and_says_what_was_not(scorer: Fr
     assert missing
     for reason in missing:
         assert reason.value is None
-        assert " was not sent; the usual value " in reason.text
+        of_the_past = reason.feature in NAMES[CUSTOMER_AT:]
+        gap = "is not known yet" if of_the_past else "was not sent"
+        assert f" {gap}; the usual value " in reason.text
 
 
 def test_an_attribute_is_told_by_its_name_and_value(trained: Trained) -> None:

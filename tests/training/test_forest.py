@@ -121,12 +121,19 @@ def margins_of(booster: xgb.Booster, rows: Singles) -> Singles:
     return np.asarray(booster.inplace_predict(rows, predict_type="margin", missing=np.nan), np.float32)
 
 
+def bits(margins: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """The bits of margins that are float32 numbers, told in float64."""
+    single = margins.astype(np.float32)
+    np.testing.assert_array_equal(single.astype(np.float64), margins)
+    return single.view(np.int32)
+
+
 def test_margins_equal_xgboosts_to_the_bit(pair: tuple[Forest, xgb.Booster], judged: Singles) -> None:
     forest, booster = pair
     theirs = margins_of(booster, judged)
-    np.testing.assert_array_equal(forest.margins(judged).view(np.int32), theirs.view(np.int32))
+    np.testing.assert_array_equal(bits(forest.margins(judged)), theirs.view(np.int32))
     alone = np.array([forest.margin(row) for row in judged[:300]], np.float32)
-    np.testing.assert_array_equal(alone.view(np.int32), theirs[:300].view(np.int32))
+    np.testing.assert_array_equal(bits(alone), theirs[:300].view(np.int32))
 
 
 def test_margins_equal_where_values_lie_on_a_threshold_or_next_to_it(
@@ -144,7 +151,7 @@ def test_margins_equal_where_values_lie_on_a_threshold_or_next_to_it(
             rows[:, column] = np.where(rng.random(len(rows)) < 0.5, edge, np.nextafter(edge, toward))
     rows[0], rows[1], rows[2] = 0.0, -0.0, np.finfo(np.float32).max
     rows[3], rows[4] = np.finfo(np.float32).min, np.finfo(np.float32).smallest_subnormal
-    np.testing.assert_array_equal(forest.margins(rows).view(np.int32), margins_of(booster, rows).view(np.int32))
+    np.testing.assert_array_equal(bits(forest.margins(rows)), margins_of(booster, rows).view(np.int32))
 
 
 def test_contributions_are_pred_contribs_and_add_up(pair: tuple[Forest, xgb.Booster], judged: Singles) -> None:
@@ -159,7 +166,8 @@ def test_contributions_are_pred_contribs_and_add_up(pair: tuple[Forest, xgb.Boos
 
 def test_a_flattened_forest_survives_packing(pair: tuple[Forest, xgb.Booster], judged: Singles) -> None:
     forest, _ = pair
-    again = unpack(pack(forest))
+    (again,) = unpack(pack(forest))
+    assert isinstance(again, Forest)
     np.testing.assert_array_equal(again.margins(judged[:2_000]), forest.margins(judged[:2_000]))
     assert pack(again) == pack(forest)
 
