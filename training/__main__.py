@@ -106,6 +106,9 @@ def run(
     flag_precision: Annotated[
         float, typer.Option(help="Least share of frauds among what is flagged at all.", min=0, max=1)
     ] = 0.0,
+    flag_probability: Annotated[
+        float, typer.Option(help="Least fraud probability that is flagged at all.", min=0, max=1)
+    ] = 0.0,
     ablation: Annotated[bool, typer.Option(help="Also train without SMOTE, weighted, without balances.")] = True,
     mlflow: MLflow = False,
     keys: Keys = Path("keys"),
@@ -156,6 +159,7 @@ def run(
                 false_decline_cost=false_decline_cost,
                 decline_precision=decline_precision,
                 flag_precision=flag_precision,
+                flag_probability=flag_probability,
             ),
             ablation=ablation,
         )

@@ -129,7 +129,8 @@ class Costs:
 
     Two floors keep pure arithmetic from turning customers away by the thousand where frauds are large and declines
     cheap: `decline_precision` is the least (weighted) share of frauds among the transactions declined,
-    `flag_precision` the same among all flagged; 0 switches a floor off.
+    `flag_precision` the same among all flagged; 0 switches a floor off. Both are measured on few rows; nothing is
+    flagged below the probability `flag_probability` whatever they say.
     """
 
     fraud_loss_share: float = 1.0
@@ -140,10 +141,11 @@ class Costs:
     capacity: float = 0.01
     decline_precision: float = 0.9
     flag_precision: float = 0.0
+    flag_probability: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            share = name in ("review_catch", "capacity", "decline_precision", "flag_precision")
+            share = name in ("review_catch", "capacity", "decline_precision", "flag_precision", "flag_probability")
             if not (np.isfinite(value) and value >= 0 and (not share or value <= 1)):
                 raise ValueError(f"Costs.{name} is {value}, expected {'a share in [0, 1]' if share else '>= 0'}.")
 
@@ -772,7 +774,8 @@ def choose_thresholds(
         cost = f[window[0]] + g[b]
         if cost < best:
             best, choice = cost, (window[0], b)
-    return ranking.threshold(choice[1]), ranking.threshold(choice[0])
+    floor = min(costs.flag_probability, float(np.nextafter(1.0, 0.0)))
+    return max(ranking.threshold(choice[1]), floor), max(ranking.threshold(choice[0]), floor)
 
 
 # --------------------------------------------------------------------------------------------------- text report

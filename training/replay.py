@@ -297,7 +297,7 @@ def time_zone(name: str, first_year: int = 2000, last_year: int = 2060) -> TimeZ
     """The zone's offsets as a table of instants, for the manifest. Raises ``SettingsError`` for an unknown zone."""
     try:
         zone = ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones is an OSError on 3.12
         raise SettingsError(f"Unknown time zone '{name}'. Use an IANA name such as Europe/Berlin or UTC.") from None
     moment = datetime(first_year, 1, 1, tzinfo=UTC)
     end = datetime(last_year, 1, 1, tzinfo=UTC)

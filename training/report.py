@@ -975,6 +975,7 @@ COST_WORDS: dict[str, str] = {
     "capacity": "Largest share of transactions reviewed",
     "decline_precision": "Least precision among those declined",
     "flag_precision": "Least precision among all flagged",
+    "flag_probability": "Least probability that is flagged",
 }
 
 

@@ -244,6 +244,7 @@ def test_a_development_key_opens_nothing_in_lambda(rie: Start, trained: Trained)
     env = {
         "FRAUD_MODEL_URL": f"file://{trained.root}/models/current",
         "FRAUD_MODEL_PUBLIC_KEYS": (trained.root / "keys" / "development.pub").read_text().strip(),
+        "FRAUD_FEATURE_STORE_URL": "memory://",
     }
     with rie(env=env, root=ROOT) as running:
         assert_rules_only(running, "refused")

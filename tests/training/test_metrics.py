@@ -498,6 +498,18 @@ def test_review_never_takes_more_than_the_capacity() -> None:
         assert ((rows.probability >= review) & (rows.probability < decline)).mean() <= capacity + 1e-9
 
 
+def test_nothing_is_flagged_below_the_least_probability() -> None:
+    rng = np.random.default_rng(4)
+    probability = rng.random(500)
+    fraud = (rng.random(500) < probability).astype(np.int8)
+    amount, weight = np.full(500, 1_000.0), np.ones(500)
+    assert choose_thresholds(probability, fraud, amount, weight, Costs(decline_precision=0))[0] < 0.5
+    held = choose_thresholds(probability, fraud, amount, weight, Costs(decline_precision=0, flag_probability=0.5))
+    assert 0.5 <= held[0] <= held[1] < 1
+    at_the_end = choose_thresholds(probability, fraud, amount, weight, Costs(flag_probability=1.0))
+    assert 0 < at_the_end[0] <= at_the_end[1] < 1
+
+
 def test_huge_frauds_do_not_decline_customers_below_the_precision_floor() -> None:
     rows = scored(20_000, rate=0.005)
     rich = np.full(20_000, 300_000.0)
