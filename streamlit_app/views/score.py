@@ -26,7 +26,7 @@ DEGRADED = {
     "model": "No model was at hand: rules alone decided, and there is no probability.",
     "feature_store": "The profiles could not be read: the score knows nothing of this customer's history.",
     "decision_log": "The decision could not be logged: it stands, but it will not be found later.",
-    "rules": "The rules could not be checked: lists and model alone decided.",
+    "rules": "Some rules could not be checked: the others, or those of the bundle, decided with the model.",
     "explanation": "The reasons could not be worked out in time: the decision is whole, its explanation is not.",
 }
 
