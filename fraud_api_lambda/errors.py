@@ -12,11 +12,18 @@
     |   `-- BundleRefused        it answered, and what it holds is not to be trusted or understood
     |-- PublishConflict          the pointer moved while a bundle was being published
     |-- StoreUnavailable         a store did not answer in time, refused, or broke
+    |   `-- RetryLater           this one item is to be tried again after some seconds; others need not wait
     |-- ProfileError             stored bytes are not a profile of this format
     `-- RequestError             becomes an RFC 9457 problem; ``status`` is the HTTP status
         |-- InvalidRequest       422: the body is not what the contract says
+        |-- NotAuthenticated     401: no key, or one that is not known
+        |-- NotAllowed           403: the key's role does not open this route
+        |-- NotFound             404: no such transaction or party
+        |-- RequestConflict      409: the transaction id stands for another transaction already
         |-- RequestTooLarge      413
-        `-- NotServed            503: what was asked for needs a bundle, and none is loaded
+        |-- TooManyRequests      429: carries the seconds after which to come back
+        |-- NotServed            503: what was asked for needs a bundle, and none is loaded
+        `-- NotRecorded          503: the decision or label could be written nowhere, so none is given
 
 No message ever repeats a value that was sent: messages name fields and choices.
 """
@@ -88,6 +95,14 @@ class StoreUnavailable(FraudError):
     """
 
 
+class RetryLater(StoreUnavailable):
+    """An item of the outbox could not be delivered; try this one again after ``seconds``."""
+
+    def __init__(self, message: str, seconds: float):
+        super().__init__(message)
+        self.seconds = seconds
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One thing wrong with a request: the field's path as the sender knows it, and what to do about it."""
@@ -121,3 +136,37 @@ class RequestTooLarge(RequestError):
 class NotServed(RequestError):
     status = 503
     title = "No model loaded"
+
+
+class NotAuthenticated(RequestError):
+    status = 401
+    title = "Not authenticated"
+
+
+class NotAllowed(RequestError):
+    status = 403
+    title = "Not allowed"
+
+
+class NotFound(RequestError):
+    status = 404
+    title = "Not found"
+
+
+class RequestConflict(RequestError):
+    status = 409
+    title = "Conflict"
+
+
+class TooManyRequests(RequestError):
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, detail: str, retry_after_s: float):
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class NotRecorded(RequestError):
+    status = 503
+    title = "Not recorded"

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from .errors import SettingsError
 
 Outcome = Literal["approve", "review", "decline"]
+LogFailure = Literal["review", "refuse"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 #: Known because a neighbour of the service uses them (console, training, tests); the service ignores them.
@@ -34,10 +35,31 @@ class Settings:
     #: Where the parties' profiles lie: ``memory://``, ``sqlite:///path``, ``redis://``, ``rediss://``,
     #: ``dynamodb://table``.
     feature_store_url: str = "sqlite:///data/profiles.db"
+    #: Where every decision is recorded: ``sqlite:///path``, ``postgresql://...``, ``dynamodb://table``, ``none://``.
+    decision_log_url: str = "sqlite:///data/decisions.db"
+    #: Where what could not be written, or is to be sent, waits: ``file://folder``, ``sqs://queue``.
+    outbox_url: str = "file://data/outbox"
+    #: Who may call: ``name:role:sha256`` items (roles: score, review, admin) separated by commas or white space,
+    #: ``file://path`` of a file that holds such items, or ``ssm:name`` of a parameter that does. None: everybody on this
+    #: machine and nobody else.
+    api_keys: str | None = None
+    #: Parties are known by a keyed hash of their ids where this is set: at least 32 characters, ``file://path`` or
+    #: ``ssm:name``.
+    pseudonym_key: str | None = None
     #: What one request may take of everybody's patience, in milliseconds; every call's time limit comes from it.
     deadline_ms: int = 250
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
+    #: What becomes of a decision that neither the log nor the outbox takes: sent to review at least, or refused (503).
+    on_log_failure: LogFailure = "review"
+    #: Days after which a record is deleted; None: never.
+    retention_days: int | None = None
+    #: Requests a key may send, ``number/second``, ``/minute`` or ``/hour``; None: no limit.
+    rate_limit: str | None = None
+    #: Where alerts go: ``https://host/path#whsec_base64`` items separated by white space, ``file://path`` or ``ssm:name``.
+    webhooks: str | None = None
+    #: Where decisions are sent on to: ``kafka://host:port[,host:port]/topic``.
+    kafka_url: str | None = None
     #: Origins a browser may call from, separated by commas; empty: none.
     cors_origins: tuple[str, ...] = ()
     log_level: LogLevel = "INFO"
@@ -66,6 +88,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
                 raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
             values[field] = int(text)
+        elif field == "retention_days":
+            if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 36_500:
+                raise SettingsError(f"{name} must be a whole number of days, 1 to 36500.")
+            values[field] = int(text)
+        elif field == "on_log_failure":
+            values[field] = _choice(name, text.lower(), get_args(LogFailure))
         elif field == "without_model":
             values[field] = _choice(name, text.lower(), get_args(Outcome))
         elif field == "log_level":

@@ -1,0 +1,80 @@
+"""The outbox: ONE durable queue for what could not be written, or is to be sent, after the reply.
+
+An item has a kind and a key. What each kind needs done is its *sink*, a function that ``bootstrap`` hands in: the
+decision log for a record that the log did not take, the feature store for an event or a label that the profiles have
+not seen, a webhook. Sinks are idempotent by key, so that an item which is delivered twice (a process killed between
+delivery and removal) has its effect once. Kinds never wait for one another; within a kind items go out in the order in
+which they were put, and one that cannot go yet holds back the later ones of its kind unless its sink says otherwise.
+
+Two backends: ``file`` (a folder; a background task drains it) and ``sqs`` (a FIFO queue; Lambda hands its messages to
+``handler.queue``, which calls the same sinks).
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, NamedTuple, Protocol
+
+from ..errors import SettingsError
+from ..settings import scheme_of
+
+#: URL scheme -> the module here that serves it, imported only when a URL chooses it.
+_MODULES: Final = {"file": "file", "sqs": "sqs"}
+
+#: decision: a packed record for the log. profile: an event that profiles have not seen. label: a label they have not
+#: seen. webhook: a notice to send. stream: a decision to send on (Kafka).
+Kind = Literal["decision", "profile", "label", "webhook", "stream"]
+
+#: Delivers an item's bytes. Returns when done; raises ``StoreUnavailable`` to be asked again later (``RetryLater`` with
+#: the seconds until then, letting the items behind pass), anything else to have the item laid aside as a dead letter.
+Sink = Callable[[bytes], None]
+
+
+class Progress(NamedTuple):
+    """What one round did."""
+
+    delivered: int
+    dead: int
+    #: Still there, those laid aside left out.
+    waiting: int
+
+
+class Outbox(Protocol):
+    """Safe to call from many threads and many processes."""
+
+    #: True: ``put`` is a write to the disk at hand. False: it goes over the network, call it from a thread.
+    inline: bool
+
+    def put(self, kind: Kind, key: str, data: bytes) -> None:
+        """Keep the item, durable on return; one that waits under the same kind and key already is kept as it is.
+
+        Raises :class:`~fraud_api_lambda.errors.StoreUnavailable`: then nothing was promised.
+        """
+        ...
+
+    def find(self, kind: Kind, key: str) -> bytes | None:
+        """The waiting item's bytes, as far as this process can know at no cost; None is no proof of absence."""
+        ...
+
+    def drain(self, sinks: Mapping[Kind, Sink], *, seconds: float = 1.0) -> Progress:
+        """Deliver what is due, for about ``seconds``. Never raises for what a sink or the disk did."""
+        ...
+
+    def waiting(self) -> dict[Kind, int]:
+        """How many items wait, by kind; for ``/ready`` and metrics. Raises ``StoreUnavailable``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_outbox(url: str, *, budget_ms: int = 250) -> Outbox:
+    """The outbox that ``url`` names: ``file://folder`` (relative unless it begins with ``/``) or ``sqs://queue``
+    (a FIFO queue's name, or ``sqs://queue?region=...``). Raises :class:`~fraud_api_lambda.errors.SettingsError`.
+    """
+    scheme = scheme_of(url, "outbox", tuple(_MODULES))
+    try:
+        module = importlib.import_module(f"{__name__}.{_MODULES[scheme]}")
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise SettingsError(f"A {scheme}:// outbox needs the package {package}: install it.") from None
+    outbox: Outbox = module.open_url(url, budget_ms / 1000)
+    return outbox
