@@ -40,8 +40,8 @@ class Settings:
     #: Where what could not be written, or is to be sent, waits: ``file://folder``, ``sqs://queue``.
     outbox_url: str = "file://data/outbox"
     #: Who may call: ``name:role:sha256`` items (roles: score, review, admin) separated by commas or white space,
-    #: ``file://path`` of a file that holds such items, or ``ssm:name`` of a parameter that does. None: everybody on this
-    #: machine and nobody else.
+    #: ``file://path`` of a file that holds such items, or ``ssm:name`` of a parameter that does. None: everybody on
+    #: this machine and nobody else.
     api_keys: str | None = None
     #: Parties are known by a keyed hash of their ids where this is set: at least 32 characters, ``file://path`` or
     #: ``ssm:name``.
@@ -56,7 +56,8 @@ class Settings:
     retention_days: int | None = None
     #: Requests a key may send, ``number/second``, ``/minute`` or ``/hour``; None: no limit.
     rate_limit: str | None = None
-    #: Where alerts go: ``https://host/path#whsec_base64`` items separated by white space, ``file://path`` or ``ssm:name``.
+    #: Where alerts go: ``https://host/path#whsec_base64`` items separated by white space, ``file://path`` or
+    #: ``ssm:name``.
     webhooks: str | None = None
     #: Where decisions are sent on to: ``kafka://host:port[,host:port]/topic``.
     kafka_url: str | None = None

@@ -2,8 +2,8 @@
 
 A record is written once, before the reply, and never changed; labels are added beside it. What a label means for the
 record is one rule, :attr:`Label.order`, so that every backend and every order of arrival ends in the same place. All
-backends answer alike, and one suite of tests holds them to it: ``sqlite`` and ``postgresql`` (``sql``), ``dynamodb``, and
-``none``, which keeps nothing and is for measuring. A further one is one more file and one more line in the table below.
+backends answer alike, and one suite of tests holds them to it: ``sqlite`` and ``postgresql`` (``sql``), ``dynamodb``;
+``none`` keeps nothing and is for measuring. A further one is one more file and one more line in the table below.
 """
 
 import base64
@@ -162,7 +162,7 @@ class DecisionLog(Protocol):
     within its budget, refused or broke. An ``append`` that raised may have been written nevertheless: append again.
     """
 
-    #: True: answers inside the process in well under a millisecond. False: goes over the network, call it from a thread.
+    #: True: answers inside the process, in about a millisecond. False: over the network, call it from a thread.
     inline: bool
 
     def append(self, records: Sequence[Record]) -> list[Record | None]:
