@@ -3,7 +3,6 @@
 A further kind is one line in ``KINDS`` and one branch in ``url``.
 """
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +17,13 @@ KINDS = [
     "sqlite",
     pytest.param("postgresql", marks=pytest.mark.server),
 ]
-_databases = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def shared_postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL whose database ``template`` is an empty log."""
+    """A PostgreSQL that has the tables already."""
     with postgres() as server:
-        server.execute("CREATE DATABASE template")
-        log = open_decision_log(server.url("template"), budget_ms=AMPLE_MS)
+        log = open_decision_log(server.url(), budget_ms=AMPLE_MS)
         log.check()
         log.close()
         yield server
@@ -50,9 +47,8 @@ def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty log of this kind."""
     if kind == "postgresql":
         server: PostgresServer = request.getfixturevalue("shared_postgres")
-        name = f"log{next(_databases)}"
-        server.execute(f"CREATE DATABASE {name} TEMPLATE template")
-        return server.url(name)
+        server.execute("TRUNCATE decisions, decision_rules, labels")
+        return server.url()
     return f"sqlite:///{tmp_path}/new/folder/decisions.db"
 
 
