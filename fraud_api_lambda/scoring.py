@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .errors import InvalidRequest, RuleFailed
+from .decision_log import DecisionLog, Label, Stored, open_decision_log
+from .errors import InvalidRequest, NotFound, RuleFailed
 from .feature_store import FeatureStore, open_feature_store
 from .features import FeatureSet, Floats, describe, fill, type_name
 from .history import History
+from .metrics import Metrics
 from .model import FraudModel, Singles
+from .outbox import Outbox
 from .reload import ModelSource, Served
 from .rules import Listed, Rule, RuleSet, Verdict, decide
-from .schemas import Decision, Degraded, Event, RateTable, Reason, Transaction, now_ms, rfc3339, to_event
+from .schemas import Decision, Degraded, Event, Pseudonyms, RateTable, Reason, Transaction, now_ms, rfc3339, to_event
 from .settings import Outcome
 
 log = logging.getLogger("fraud.scoring")
@@ -39,13 +42,21 @@ class FraudScorer:
         self,
         source: ModelSource,
         store: FeatureStore | None = None,
+        decisions: DecisionLog | None = None,
+        outbox: Outbox | None = None,
         *,
+        pseudonyms: Pseudonyms | None = None,
+        metrics: Metrics | None = None,
         without_model: Outcome = "review",
         budget_ms: int = 250,
         clock: Callable[[], int] = now_ms,
     ):
         self.source = source
         self.store = open_feature_store("memory://") if store is None else store
+        self.decisions = open_decision_log("none://") if decisions is None else decisions
+        self.outbox = outbox
+        self.pseudonyms = pseudonyms
+        self.metrics = Metrics() if metrics is None else metrics
         self.without_model = without_model
         self.budget_s = budget_ms / 1000
         self.clock = clock
@@ -55,6 +66,12 @@ class FraudScorer:
 
         Raises ``InvalidRequest`` for a time, currency or attribute that the served bundle cannot take.
         """
+        began = time.perf_counter()
+        decision = self._score(transaction, explain)
+        self.metrics.decided(decision, round(1e6 * (time.perf_counter() - began)))
+        return decision
+
+    def _score(self, transaction: Transaction, explain: bool | None) -> Decision:
         served, rules = self.source.current()
         event = self._event(transaction, served)
         history = self._history([event])
@@ -111,6 +128,13 @@ class FraudScorer:
                         served, rules, event, filled[at], vectors[at], scores[at], explain, history, columns[at]
                     )
         return [answer for answer in answers if answer is not None]
+
+    def feedback(self, label: Label) -> tuple[Stored, Label]:
+        """Record somebody's word on a transaction. Raises ``NotFound``."""
+        found = self.decisions.label(label)
+        if found is None:
+            raise NotFound("There is no such transaction.")
+        return found
 
     def _event(self, transaction: Transaction, served: Served | None) -> Event:
         rates = served.model.rates if served else _WITHOUT_BUNDLE_RATES
