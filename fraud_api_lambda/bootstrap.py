@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from .access import open_guard
 from .app import create_app
 from .bundle import parse_public_keys
 from .errors import BundleMissing, BundleUnreachable
@@ -16,6 +17,7 @@ from .feature_store import open_feature_store
 from .reload import ModelSource
 from .schemas import now_ms
 from .scoring import FraudScorer
+from .secret_setting import read_secret
 from .settings import Settings
 
 log = logging.getLogger("fraud.bootstrap")
@@ -39,7 +41,13 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     scorer = FraudScorer(
         source, store, without_model=settings.without_model, budget_ms=settings.deadline_ms, clock=clock
     )
-    return create_app(scorer, cors_origins=settings.cors_origins)
+    guard = open_guard(
+        None if settings.api_keys is None else read_secret(settings.api_keys, "FRAUD_API_KEYS"),
+        settings.rate_limit,
+        behind_gateway=on_aws,
+        origins=settings.cors_origins,
+    )
+    return create_app(scorer, cors_origins=settings.cors_origins, guard=guard, scraped=not on_aws)
 
 
 def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:
