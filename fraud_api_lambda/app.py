@@ -30,17 +30,15 @@ from .metrics import Metrics
 from .reload import ModelSource
 from .routes_records import Feedback, add_records
 from .schemas import (
-    DECISION,
     Batch,
     BatchResult,
     Decision,
     Transaction,
     parse_batch,
     parse_json,
-    parse_transaction,
     rfc3339,
 )
-from .scoring import FraudScorer
+from .scoring import Answer, FraudScorer
 from .web import json_response as _json
 from .web import problem as _problem
 from .web import problem_response as _problem_response
@@ -54,6 +52,7 @@ MAX_BODY = 64 * 1024
 MAX_BATCH_BODY = 6 * 2**20  # what Lambda takes at most
 #: Requests that may wait for a store over the network at once.
 THREADS = 16
+_REPLAYED = {"Idempotent-Replayed": "true"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 #: Bodies that other fraud APIs' callers send: accepted as they stand, and the examples under /docs.
@@ -86,7 +85,7 @@ def create_app(
     guard = Guard(origins=cors_origins) if guard is None else guard
     # A store inside the process answers at once, and nothing may come between its read and its swap; one over the
     # network is waited for in a thread, so that its slowness holds up nobody else.
-    threads = None if scorer.store.inline else ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
+    threads = None if scorer.inline else ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
 
     async def _call[**P, T](call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if threads is None:
@@ -95,9 +94,13 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(_watch(source))
+        watching = asyncio.create_task(_watch(scorer))
+        if scorer.shadow is not None:
+            scorer.shadow.start()
         yield
         watching.cancel()
+        if scorer.shadow is not None:
+            scorer.shadow.stop()
         if threads is not None:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -117,7 +120,17 @@ def create_app(
         413: {"description": "The body is too large.", "content": problem},
         422: {"description": "The request is not valid.", "content": problem},
     }
+    judged: dict[int | str, dict[str, Any]] = {
+        409: {"description": "The `transaction_id` was sent before with another body.", "content": problem},
+        503: {"description": "The decision could be recorded nowhere, and is to be refused then.", "content": problem},
+    }
     not_served: dict[int | str, dict[str, Any]] = {503: {"description": "No bundle is loaded.", "content": problem}}
+    replayed = {
+        "Idempotent-Replayed": {
+            "description": "`true`: the same transaction was sent before, and this is the answer that it got.",
+            "schema": {"type": "string"},
+        }
+    }
     explain_parameter = {
         "name": "explain",
         "in": "query",
@@ -130,7 +143,7 @@ def create_app(
         "/predict",
         summary="Judge one transaction",
         response_model=None,
-        responses={200: {"model": Decision}, **problems},
+        responses={200: {"model": Decision, "headers": replayed}, **problems, **judged},
         openapi_extra={
             "parameters": [explain_parameter],
             "requestBody": _json_body("Transaction", {name: {"value": value} for name, value in EXAMPLES.items()}),
@@ -138,8 +151,9 @@ def create_app(
     )
     async def predict(request: Request) -> Response:
         explain = _explain(request)
-        transaction = parse_transaction(parse_json(await _body(request, MAX_BODY)))
-        return _json(DECISION.dump_json(await _call(scorer.score, transaction, explain)))
+        data = parse_json(await _body(request, MAX_BODY))
+        answer = await _call(scorer.answer, data, explain)
+        return _json(answer.body, headers=_REPLAYED if answer.replayed else None)
 
     @app.post(
         "/predict/batch",
@@ -155,18 +169,18 @@ def create_app(
         explain = _explain(request)
         items = parse_batch(await _body(request, MAX_BATCH_BODY))
         guard.charge(request.scope, len(items) - 1)
-        answers = await _call(scorer.score_many, [_or_problem(item) for item in items], explain)
+        answers = await _call(scorer.answer_many, items, explain)
         parts = []
         for index, answer in enumerate(answers):
-            if isinstance(answer, Decision):
-                parts.append(b'{"index":%d,"decision":%s}' % (index, DECISION.dump_json(answer)))
+            if isinstance(answer, Answer):
+                parts.append(b'{"index":%d,"decision":%s}' % (index, answer.body))
             else:
                 parts.append(b'{"index":%d,"problem":%s}' % (index, to_json(_problem(answer, None))))
         return _json(b'{"results":[' + b",".join(parts) + b"]}")
 
     @app.get("/model", summary="What is served", response_model=None, responses=not_served)
     async def model() -> Response:
-        return _json(to_json(_describe_model(source)))
+        return _json(to_json({**_describe_model(source), "challenger": _describe_challenger(scorer)}))
 
     @app.get("/model/report", summary="The bundle's report", response_model=None, responses=not_served)
     async def report() -> Response:
@@ -205,18 +219,20 @@ def create_app(
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Content-Type", "X-API-Key", "X-Request-ID"],
-            expose_headers=["X-Request-ID"],
+            expose_headers=["Idempotent-Replayed", "Retry-After", "X-Request-ID"],
         )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI documents this way
     return app
 
 
-async def _watch(source: ModelSource) -> None:
-    """Look for a new bundle once a minute, in a thread, beside the requests."""
+async def _watch(scorer: FraudScorer) -> None:
+    """Look for new bundles once a minute, in a thread, beside the requests."""
+    sources = [scorer.source, *([scorer.challenger] if scorer.challenger else [])]
     while True:
         await asyncio.sleep(1.0)
-        if source.due():
-            await asyncio.to_thread(source.refresh_if_due)
+        for source in sources:
+            if source.due():
+                await asyncio.to_thread(source.refresh_if_due)
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -232,13 +248,6 @@ def _explain(request: Request) -> bool | None:
     if len(sent) == 1 and sent[0] in {"true", "false"}:
         return sent[0] == "true"
     raise InvalidRequest("The query is not valid.", (FieldError("explain", "must be true or false"),))
-
-
-def _or_problem(item: object) -> Transaction | InvalidRequest:
-    try:
-        return parse_transaction(item)
-    except InvalidRequest as problem:
-        return problem
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -318,6 +327,22 @@ def _status_alone(whole: Response) -> Response:
 def _nothing_served(source: ModelSource) -> NotServed:
     detail = source.trouble.detail if source.trouble else "No bundle is loaded."
     return NotServed(f"{detail} Transactions are decided by rules alone.")
+
+
+def _describe_challenger(scorer: FraudScorer) -> dict[str, Any] | None:
+    """What stands beside the champion; None where no challenger is set or found."""
+    served = scorer.challenger.served if scorer.challenger else None
+    if served is None:
+        return None
+    return {
+        "model_version": served.version,
+        "serial": served.bundle.serial,
+        "share": served.bundle.share,
+        "thresholds": served.bundle.manifest.thresholds.model_dump(),
+        "trained_at": served.bundle.manifest.created_at,
+        "metrics": json.loads(served.bundle.read("metrics.json")).get("test"),
+        "shadow": scorer.shadow.found() if scorer.shadow else None,
+    }
 
 
 def _describe_model(source: ModelSource) -> dict[str, Any]:

@@ -38,7 +38,6 @@ def behind_gateway(app: ASGIApp) -> Any:
 def lambda_handler(app: FastAPI) -> Any:
     """A Lambda entry around ``app``: HTTP events only, and a look at the pointer once a minute before the answer."""
     scorer: FraudScorer = app.state.scorer
-    source = scorer.source
     # A type that Mangum does not know for text leaves as base64, and the gateway would hand on just that.
     text = [*DEFAULT_TEXT_MIME_TYPES, "application/problem+json"]
     serve = Mangum(behind_gateway(app), lifespan="off", text_mime_types=text)
@@ -47,7 +46,7 @@ def lambda_handler(app: FastAPI) -> Any:
         if not isinstance(event, dict) or "requestContext" not in event:
             raise ValueError("Not an HTTP event of API Gateway, and this entry serves nothing else.")
         # Here and not in a thread: Lambda freezes the process between requests, and a frozen download never ends.
-        source.refresh_if_due()
+        scorer.refresh_if_due()
         answer: dict[str, Any] = serve(event, context)
         emit_emf(scorer.metrics, gauges(scorer))
         return answer

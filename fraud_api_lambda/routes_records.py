@@ -31,6 +31,7 @@ from .decision_log import (
 )
 from .errors import FieldError, InvalidRequest, NotFound, NotReached, ProfileError, StoreUnavailable
 from .features import TimeZone
+from .judge import WITHOUT_BUNDLE_RATES
 from .metrics import Gauges, exposition, log_summary
 from .parties import PartyView, describe
 from .schemas import CLOCK_SKEW_MS, TYPES, Decision, RateTable, parse_json, parse_rfc3339, rfc3339
@@ -44,7 +45,6 @@ MAX_FEEDBACK = 8 * 1024
 #: Days that one summary covers at most, and by default.
 MAX_DAYS = 366
 DAYS = 30
-_WITHOUT_BUNDLE_RATES = RateTable("USD", 2)
 
 LabelName = Literal["fraud", "legitimate"]
 
@@ -599,7 +599,7 @@ def gauges(scorer: FraudScorer) -> Gauges:
 
 def _rates(scorer: FraudScorer) -> RateTable:
     served = scorer.source.served
-    return served.model.rates if served else _WITHOUT_BUNDLE_RATES
+    return served.model.rates if served else WITHOUT_BUNDLE_RATES
 
 
 def _label_delay_ms(scorer: FraudScorer) -> int:

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -376,18 +377,19 @@ def test_behind_the_gateway_with_keys_the_keys_guard() -> None:
 
 def test_the_keys_of_the_setting_may_lie_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(ITEMS)
-    settings = Settings(model_url=f"file://{tmp_path}/none", feature_store_url="memory://")
-    app = Client(build(Settings(**{**_members(settings), "api_keys": f"file://{tmp_path}/keys"})))
+    settings = Settings(
+        model_url=f"file://{tmp_path}/none",
+        feature_store_url="memory://",
+        decision_log_url="none://",
+        outbox_url=f"file://{tmp_path}/outbox",
+    )
+    app = Client(build(replace(settings, api_keys=f"file://{tmp_path}/keys")))
     assert app.get("/me").status_code == 401
     assert app.get("/me", headers=sending(KEYS["admin"].secret)).json()["role"] == "admin"
     with pytest.raises(SettingsError, match="FRAUD_API_KEYS"):
-        build(Settings(**{**_members(settings), "api_keys": "hunter2"}))
+        build(replace(settings, api_keys="hunter2"))
     with pytest.raises(SettingsError, match="FRAUD_RATE_LIMIT"):
-        build(Settings(**{**_members(settings), "rate_limit": "lots"}))
-
-
-def _members(settings: Settings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in Settings.__dataclass_fields__}
+        build(replace(settings, rate_limit="lots"))
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
