@@ -46,6 +46,7 @@ MAX_FEEDBACK = 8 * 1024
 MAX_DAYS = 366
 DAYS = 30
 
+_TRANSACTION_ID = re.compile(r"[\x20-\x7e]{1,64}")
 LabelName = Literal["fraud", "legitimate"]
 
 
@@ -93,8 +94,8 @@ class TransactionWhole(TransactionView):
         dict[str, Any],
         Field(
             description="What made the decision: `event` in the service's own terms (minor units of the base "
-            "currency), `features` by name (null: missing), `members` (margin of each model), `versions` of the "
-            "profiles as seen."
+            "currency), `features` by name (missing ones left out), `members` (margin of each model), `versions` of "
+            "the profiles as seen."
         ),
     ]
 
@@ -203,10 +204,7 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         search = parse_search(_query(request, _LISTED), lambda party: known_as(scorer, party))
 
         def read() -> bytes:
-            try:
-                page = scorer.decisions.search(search)
-            except ValueError:  # a cursor of another log's
-                raise _invalid("cursor", "is not one of this list's: begin again without it") from None
+            page = scorer.decisions.search(search)
             items = b",".join(_with(_view(stored), decision=stored.record.answer) for stored in page.items)
             return b'{"transactions":[%s],"next":%s}' % (items, to_json(page.cursor))
 
@@ -223,7 +221,8 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         transaction_id = request.path_params["transaction_id"]
 
         def read() -> bytes:
-            stored = scorer.decisions.find([transaction_id]).get(transaction_id)
+            known = _TRANSACTION_ID.fullmatch(transaction_id) is not None
+            stored = scorer.decisions.find([transaction_id]).get(transaction_id) if known else None
             if stored is None:
                 raise NotFound("No transaction with this id is recorded.")
             view = {**_view(stored), "labels": [_label(label) for label in scorer.decisions.labels(transaction_id)]}
@@ -381,7 +380,7 @@ def _or(choices: tuple[str, ...]) -> str:
 
 
 def _short(text: str, most: int) -> str | None:
-    return text if 0 < len(text) <= most and text.isprintable() else None
+    return text if 0 < len(text) <= most and "\0" not in text else None
 
 
 def _share(text: str) -> float | None:
@@ -468,10 +467,6 @@ def to_label(feedback: Feedback, now_ms: int) -> Label:
         received_ms=now_ms,
         note=feedback.note,
     )
-
-
-def _invalid(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest("The query is not valid.", (FieldError(field, message),))
 
 
 # --- writing the answer ----------------------------------------------------------------------------------------------
