@@ -22,7 +22,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any, Final, Literal
 
@@ -34,15 +34,14 @@ from .decision_log import MAX_PAGE, DecisionLog, Search, Stored
 from .errors import BundleError, BundleRefused, NotServed, StoreUnavailable
 from .features import DAY_MS, FeatureSet, Floats, describe
 from .metrics import Metrics
-from .reload import ModelSource
 from .schemas import HOUR_MS, rfc3339
 
 log = logging.getLogger("fraud.drift")
 
 #: Format of ``reference.json``. A bundle sealed before it had one says less than drift needs.
 FORMAT: Final = 2
-#: PSI that is worth an alarm however sure it is, by what a feature is made of: what follows from the parties' past moves
-#: by itself as they come and go (docs/drift.md has the measurement).
+#: PSI that is worth an alarm however sure it is, by what a feature is made of: what follows from the parties' past
+#: moves by itself as they come and go (docs/drift.md has the measurement).
 LEVELS: Final[dict[str, float]] = {"history": 0.25, "label": 0.25}
 LEVEL: Final = 0.1
 #: The probability of any false alarm in a year of looks, over everything looked at.
@@ -73,11 +72,9 @@ _FINE = 40
 _CHUNK = 2_000
 #: Rows of a stretch of the reference that is compared with the whole.
 _STRETCH_ROWS = 500
-_HOUR_ROWS = 50
 _MOST_SPREAD = 4.0
-_STRETCHES = ("hour", "day", "week")
-#: What a window of so many ms is as long as.
-_SHORT_MS, _WEEK_MS = 20 * HOUR_MS, 7 * DAY_MS
+#: Stretches of the reference, and the ms from which on a window is as long as they are.
+_STRETCHES: Final = {"hour": 0, "half day": 12 * HOUR_MS, "day": 20 * HOUR_MS, "week": 6 * DAY_MS + 12 * HOUR_MS}
 
 State = Literal["quiet", "drift", "young", "not enough"]
 Ints = npt.NDArray[np.int64]
@@ -188,9 +185,9 @@ def _edges(values: Floats, weight: Floats) -> tuple[list[float], list[float]]:
 class Baseline:
     """A variable as it was: ``counts`` (bins,) of ``rows`` rows' worth.
 
-    ``spread``: by how much the reference's days scatter more than independent rows do. ``moved``: how far stretches of
-    the reference lay from the whole, beyond chance, as PSI; of hours of the day, of days, of weeks, as far as it has
-    such.
+    ``spread``: by how much the reference's days scatter more than independent rows do. ``moved``: kind of stretch ->
+    how far from the whole one of the reference lay, as PSI beyond chance; kinds as in ``_STRETCHES``, shortest first,
+    as far as the reference has such.
     """
 
     variable: Variable
@@ -198,21 +195,18 @@ class Baseline:
     counts: Floats
     rows: float
     spread: float = 1.0
-    moved: Mapping[str, float] | None = None
+    moved: Mapping[str, float] = field(default_factory=dict)
 
     def psi(self, counts: Floats) -> float:
         return psi(self.bins.grouped(self.counts), self.bins.grouped(counts), self.rows)
 
     def limit(self, n: float, span_ms: int, alpha: float) -> float:
         """The PSI of ``n`` decisions within ``span_ms`` above which there is an alarm."""
-        moved = self.moved or {}
-        apply = [
-            kind
-            for kind in moved
-            if (kind == "week" or span_ms < _WEEK_MS - DAY_MS // 2 or "week" not in moved)
-            and (kind != "hour" or span_ms < _SHORT_MS)
-        ]
-        reached = max((moved[kind] for kind in apply), default=0.0)
+        moved = self.moved
+        # The longest kind of stretch that is no longer than the window, or the longest there is; and all longer ones.
+        fits = [kind for kind in moved if _STRETCHES[kind] <= span_ms]
+        at = _STRETCHES[fits[-1]] if fits else 0
+        reached = max((far for kind, far in moved.items() if _STRETCHES[kind] >= at), default=0.0)
         groups = int(np.count_nonzero(self.bins.grouped(self.counts))) or 1
         noise = self.spread * (1 / n + 1 / self.rows) * chi_square_above(max(groups - 1, 1), alpha)
         return max(self.variable.level, 2 * reached + noise)
@@ -233,7 +227,9 @@ class Reference:
         return ALARMS_A_YEAR / LOOKS_A_YEAR / (len(self.features) + 2)
 
 
-def make_reference(columns: Floats, score: Floats, time_ms: Ints, weight: Floats, features: FeatureSet) -> dict[str, Any]:
+def make_reference(
+    columns: Floats, score: Floats, time_ms: Ints, weight: Floats, features: FeatureSet
+) -> dict[str, Any]:
     """What ``reference.json`` holds, of rows that the model did not learn from: raw ``columns`` (n, len(features
     .columns)), probabilities, times and weights (n,).
 
@@ -290,24 +286,27 @@ def _tell(
 
 
 def _stretches(time_ms: Ints) -> dict[str, list[Ints]]:
-    """Row numbers of the hours of the day, of runs of whole days, and of weeks, as far as there are two of a kind."""
+    """Row numbers of the hours and of the half days (of all days together), of runs of whole days, and of weeks, as
+    far as there are two of a kind with rows enough. ``time_ms`` ascends.
+    """
     hour = time_ms // HOUR_MS % 24
-    day = (time_ms - time_ms[0]) // DAY_MS
-    number = np.zeros(len(day), np.int64)
-    run, rows = 0, 0
-    for this in range(int(day[-1]) + 1):
-        at = np.flatnonzero(day == this)
-        number[at] = run
-        rows += len(at)
-        if rows >= _STRETCH_ROWS:
-            run, rows = run + 1, 0
-    weeks = int((time_ms[-1] - time_ms[0] + DAY_MS // 4) // (7 * DAY_MS))
+    since = time_ms - time_ms[0]
+    day = since // DAY_MS
+    whole = int((since[-1] + HOUR_MS) // DAY_MS)
+    runs: list[Ints] = []
+    run: list[Ints] = []
+    for this in range(whole):
+        run.append(np.flatnonzero(day == this))
+        if sum(map(len, run)) >= _STRETCH_ROWS:
+            runs.append(np.concatenate(run))
+            run = []
     found = {
         "hour": [np.flatnonzero(hour == this) for this in range(24)],
-        "day": [np.flatnonzero(number == this) for this in range(run)],
-        "week": [np.flatnonzero(day // 7 == this) for this in range(weeks)],
+        "half day": [np.flatnonzero((hour - this) % 24 < 12) for this in range(0, 24, 2)],
+        "day": runs,
+        "week": [np.flatnonzero(day // 7 == this) for this in range(whole // 7)],
     }
-    least = {"hour": _HOUR_ROWS, "day": _STRETCH_ROWS, "week": _STRETCH_ROWS // 2}
+    least = {"hour": 50, "half day": 250, "day": _STRETCH_ROWS, "week": 250}
     kept = {kind: [at for at in each if len(at) >= least[kind]] for kind, each in found.items()}
     return {kind: each for kind, each in kept.items() if len(each) > 1}
 
@@ -323,9 +322,7 @@ def read_reference(bundle: Bundle, features: FeatureSet) -> Reference:
                 "Train and publish a new one."
             )
         rows = float(told["rows"])
-        found = tuple(
-            _baseline(variable, told["columns"][variable.name], rows) for variable in variables(features)
-        )
+        found = tuple(_baseline(variable, told["columns"][variable.name], rows) for variable in variables(features))
         return Reference(manifest.version, found, _baseline(SCORE, told["score"], rows), manifest.label_delay_ms)
     except (ValueError, KeyError, TypeError):
         raise BundleRefused("The bundle's 'reference.json' is not of its format.") from None
@@ -642,7 +639,9 @@ def compare(
         owed.add(stored)
     features, score = tally.findings(history_ms)
     calibration = owed.calibration()
-    beyond = {found.name: found.psi / found.limit for found in (*features, score) if found.alarm and found.psi and found.limit}
+    beyond = {
+        found.name: found.psi / found.limit for found in (*features, score) if found.alarm and found.psi and found.limit
+    }
     names = sorted(beyond, key=lambda name: -beyond[name]) + (["calibration"] if calibration.alarm else [])
     judged = [calibration.state, score.state, *(found.state for found in features)]
     state: State = "drift" if names else "quiet" if "quiet" in judged else "not enough"
@@ -726,9 +725,15 @@ class _Newest:
 class DriftWatch:
     """Looks for drift in a log with the bundle that is served: for a route that shows it, and on a schedule."""
 
-    def __init__(self, decisions: DecisionLog, source: ModelSource, metrics: Metrics, clock: Callable[[], int]):
+    def __init__(
+        self,
+        decisions: DecisionLog,
+        served: Callable[[], tuple[Bundle, FeatureSet] | None],
+        metrics: Metrics,
+        clock: Callable[[], int],
+    ):
         self._decisions = decisions
-        self._source = source
+        self._served = served
         self._metrics = metrics
         self._clock = clock
         self._reference: Reference | None = None
@@ -739,19 +744,17 @@ class DriftWatch:
         """As :func:`measure`. Raises ``NotServed`` where no bundle is served, or none that tells what it was made of,
         and ``StoreUnavailable``.
         """
-        served, _ = self._source.current()
+        served = self._served()
         if served is None:
             raise NotServed("No bundle is loaded, so there is nothing to compare with.")
         reference = self._reference
-        if reference is None or reference.version != served.version:
+        if reference is None or reference.version != served[0].manifest.version:
             try:
-                reference = read_reference(served.bundle, served.model.features)
+                reference = read_reference(*served)
             except BundleError as error:
                 raise NotServed(str(error)) from None
             self._reference = reference
-        return measure(
-            self._decisions, reference, self._clock(), since_ms=since_ms, until_ms=until_ms, most=most
-        )
+        return measure(self._decisions, reference, self._clock(), since_ms=since_ms, until_ms=until_ms, most=most)
 
     def run(self) -> Report | None:
         """The scheduled look: counted, and one line in the log, a warning that names what drifts. Never raises."""

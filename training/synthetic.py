@@ -722,7 +722,7 @@ def _chain(
     day = np.concatenate([rows.time, rows.time[with_account]])[order] / _DAY
     after += np.rint(income[account[order]] * day)
     low = np.zeros(accounts)
-    np.minimum.at(low, account[order], after)
+    np.minimum.at(low, account[order], np.minimum(after, after - delta[order]))
     opening = np.where(low + opening < cushion, cushion - low, opening)
     after = after + np.repeat(opening, counts)
     both = np.empty((2, len(order)))
