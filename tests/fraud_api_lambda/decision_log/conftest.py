@@ -21,6 +21,7 @@ KINDS = [
     pytest.param("dynamodb", marks=pytest.mark.server),
 ]
 _databases = itertools.count()
+_filled: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +65,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty log of this kind."""
+    """The URL of an empty log of this kind; tests that only read a filled one share it."""
+    if "filled" not in request.fixturenames:
+        return _new(kind, request, tmp_path)
+    if kind == "dynamodb":
+        name_aws(request.getfixturevalue("monkeypatch"), request.getfixturevalue("moto"))
+    folder = tmp_path.parent / f"filled-{kind}"
+    return _filled.get(kind) or _filled.setdefault(kind, _new(kind, request, folder))
+
+
+def _new(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
     if kind == "postgresql":
         server: PostgresServer = request.getfixturevalue("shared_postgres")
         name = f"log{next(_databases)}"
@@ -72,7 +82,7 @@ def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return server.url(name)
     if kind == "dynamodb":
         return f"dynamodb://{request.getfixturevalue('table')}"
-    return f"sqlite:///{tmp_path}/new/folder/decisions.db"
+    return f"sqlite:///{folder}/new/folder/decisions.db"
 
 
 @pytest.fixture
