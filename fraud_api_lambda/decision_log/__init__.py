@@ -264,7 +264,7 @@ def unpack_record(data: bytes) -> Record:
 
 def latency_edge(latency_us: int) -> int:
     """The upper edge of the bucket that a latency falls into, in us: 12 buckets a decade, from 100 us on."""
-    decade = 10 ** max(0, len(str(max(latency_us - 1, 0))) - 3)
+    decade = int(10 ** max(0, len(str(max(latency_us - 1, 0))) - 3))
     return next(edge * decade for edge in _EDGES if latency_us <= edge * decade)
 
 

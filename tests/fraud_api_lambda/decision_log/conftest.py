@@ -20,16 +20,14 @@ KINDS = [
     pytest.param("postgresql", marks=pytest.mark.server),
     pytest.param("dynamodb", marks=pytest.mark.server),
 ]
-_databases = itertools.count()
-_filled: dict[str, str] = {}
+_tables = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def shared_postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL whose database ``template`` is an empty log."""
+    """A PostgreSQL that has the tables already."""
     with postgres() as server:
-        server.execute("CREATE DATABASE template")
-        log = open_decision_log(server.url("template"), budget_ms=AMPLE_MS)
+        log = open_decision_log(server.url(), budget_ms=AMPLE_MS)
         log.check()
         log.close()
         yield server
@@ -52,7 +50,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def table(moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a new table in the stand-in for AWS, which the environment names."""
     name_aws(monkeypatch, moto)
-    name = f"decisions-{next(_databases)}"
+    name = f"decisions-{next(_tables)}"
     create_table(name)
     return name
 
@@ -65,24 +63,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty log of this kind; tests that only read a filled one share it."""
-    if "filled" not in request.fixturenames:
-        return _new(kind, request, tmp_path)
-    if kind == "dynamodb":
-        name_aws(request.getfixturevalue("monkeypatch"), request.getfixturevalue("moto"))
-    folder = tmp_path.parent / f"filled-{kind}"
-    return _filled.get(kind) or _filled.setdefault(kind, _new(kind, request, folder))
-
-
-def _new(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of an empty log of this kind."""
     if kind == "postgresql":
         server: PostgresServer = request.getfixturevalue("shared_postgres")
-        name = f"log{next(_databases)}"
-        server.execute(f"CREATE DATABASE {name} TEMPLATE template")
-        return server.url(name)
+        server.execute("TRUNCATE decisions, decision_rules, labels")
+        return server.url()
     if kind == "dynamodb":
         return f"dynamodb://{request.getfixturevalue('table')}"
-    return f"sqlite:///{folder}/new/folder/decisions.db"
+    return f"sqlite:///{tmp_path}/new/folder/decisions.db"
 
 
 @pytest.fixture

@@ -321,13 +321,11 @@ def test_the_same_label_at_once_is_there_once(log: DecisionLog) -> None:
 
 @pytest.fixture
 def filled(log: DecisionLog) -> Model:
-    """What ``log`` holds, one log of a kind for all tests that name this: they may read, nothing else."""
     records = generate(500)
     labels = generate_labels(records)
-    if not log.find([records[0].transaction_id]):  # the first test that asks for it
-        append_all(log, records)
-        for one in labels:
-            log.label(one)
+    append_all(log, records)
+    for one in labels:
+        log.label(one)
     return Model(records, labels)
 
 
@@ -361,25 +359,20 @@ def test_every_filter_alone_and_combined_finds_what_it_should(log: DecisionLog, 
             assert every(log, search) == filled.search(search), filters
 
 
-@pytest.mark.parametrize(
-    "filters",
-    [
-        *({}, {"outcome": "approve"}, {"label": "none"}, {"label": "fraud"}, {"min_probability": 0.1}, {"test": False}),
-        *({"customer_id": "C3"}, {"counterparty_id": "M5"}, {"rule": "night"}),
-        *({"outcome": "review", "label": "none"}, {"min_probability": 0.2, "outcome": "review", "test": False}),
-        {"since_ms": NOON_MS + DAY_MS, "until_ms": NOON_MS + 3 * DAY_MS},
-    ],
-    ids=lambda filters: "+".join(filters) or "nothing",
-)
-@pytest.mark.parametrize("oldest_first", [False, True])
-def test_pages_follow_one_another_without_gap_or_repetition(
-    log: DecisionLog, filled: Model, filters: dict[str, Any], oldest_first: bool
-) -> None:
-    for limit in (1, 7, 50):
-        if limit == 1 and len(filled.search(Search(**filters))) > 100:
-            continue  # a thousand requests would prove no more
+PAGED: list[dict[str, Any]] = [
+    *({}, {"outcome": "approve"}, {"label": "none"}, {"label": "fraud"}, {"min_probability": 0.1}, {"test": False}),
+    *({"customer_id": "C3"}, {"counterparty_id": "M5"}, {"rule": "night"}),
+    *({"outcome": "review", "label": "none"}, {"min_probability": 0.2, "outcome": "review", "test": False}),
+    {"since_ms": NOON_MS + DAY_MS, "until_ms": NOON_MS + 3 * DAY_MS},
+]
+
+
+def test_pages_follow_one_another_without_gap_or_repetition(log: DecisionLog, filled: Model) -> None:
+    for filters, oldest_first, limit in itertools.product(PAGED, (False, True), (1, 7, 50)):
         search = Search(**filters, oldest_first=oldest_first, limit=limit)
-        assert every(log, search) == filled.search(search)
+        expected = filled.search(search)
+        if limit > 1 or len(expected) <= 50:  # hundreds of requests would prove no more
+            assert every(log, search) == expected, search
 
 
 def test_records_that_arrived_together_are_paged_by_id(log: DecisionLog) -> None:
@@ -435,7 +428,7 @@ def test_a_page_that_holds_all_has_no_cursor(log: DecisionLog) -> None:
             write_cursor(1, 2, 3, 4, 5, 6),
             write_cursor(2**70, "hunter2"),
         ),
-        *(write_cursor(-(2**70), "t-1"), write_cursor(1, "t\0"), write_cursor("1", 2, "t")),
+        *(write_cursor(-(2**70), "t-1"), write_cursor("1", 2, "t")),
     ],
 )
 @pytest.mark.parametrize("filters", [{}, {"outcome": "review"}, {"min_probability": 0.9}, {"rule": "night"}])
