@@ -87,7 +87,8 @@ class Decided:
             told = int(told_ms[at])
             label = Label(str(at), bool(fraud[at]), "chargeback", told, told) if known else None
             record = Record(
-                transaction_id=str(at), digest=bytes(32), answer=b"{}", received_ms=int(arrived[at]), time_ms=int(time_ms[at]),
+                transaction_id=str(at), digest=bytes(32), answer=b"{}",
+                received_ms=int(arrived[at]), time_ms=int(time_ms[at]),
                 customer_id=None, counterparty_id=None, device_id=None, amount_minor=0,
                 outcome="review" if flagged else "approve", decided_by="model", probability=chance, rules=(),
                 model_version=self.served.version, rules_version="", latency_us=0, test=False, degraded=(),
