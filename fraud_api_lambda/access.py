@@ -46,6 +46,7 @@ ROLES: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", "/feedback"): "review",
     ("GET", "/parties/{party_id}"): "review",
     ("GET", "/summary"): "review",
+    ("GET", "/drift"): "review",
     ("GET", "/metrics"): "admin",
 }
 _OPEN = frozenset(path for (_, path), role in ROLES.items() if role is None)

@@ -30,6 +30,7 @@ from .metrics import Metrics
 from .outbox import Kind, Sink
 from .outbox.loop import Drain
 from .reload import ModelSource
+from .routes_drift import add_drift
 from .routes_records import Feedback, add_records
 from .schemas import (
     Batch,
@@ -219,6 +220,7 @@ def create_app(
         return _json(to_json(describe_caller(request.scope["caller"])))
 
     add_records(app, scorer, scraped=scraped)
+    add_drift(app, scorer)
 
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
