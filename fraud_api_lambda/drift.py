@@ -348,9 +348,11 @@ def psi(reference: Floats, counts: Floats, rows: float | None = None) -> float:
     """Population stability index of ``counts`` against ``reference``, both (bins,): sum of (p - q) ln(p / q).
 
     ``rows``: how many the reference's counts are worth, where they are weighted. Half a row in each bin of the
-    reference, and one row spread like it among the counts, keep empty bins finite without moving equal shares apart.
+    reference, and one row spread like it among the counts, keep a bin that only one of them has finite, without moving equal shares apart.
     """
     rows = float(reference.sum()) if rows is None else rows
+    there = (reference > 0) | (counts > 0)
+    reference, counts = reference[there], counts[there]
     q = (reference / reference.sum() * rows + 0.5) / (rows + 0.5 * len(reference))
     p = (counts + q) / (counts.sum() + 1.0)
     return float(((p - q) * np.log(p / q)).sum())
@@ -789,6 +791,10 @@ class DriftWatch:
         except (NotServed, StoreUnavailable) as error:
             self._metrics.add("drift_looks", "failed")
             log.error("no look for drift", extra={"reason": str(error)})
+            return None
+        except Exception:  # a schedule that ended here would look no more
+            self._metrics.add("drift_looks", "failed")
+            log.exception("no look for drift")
             return None
         self._metrics.add("drift_looks", report.state)
         if report.alarms:
