@@ -332,6 +332,7 @@ def test_ready_says_whether_a_model_is_served(client: Client, bare_client: Clien
         "model": "ok",
         "model_version": trained.version,
         "feature_store": "ok",
+        "decision_log": "ok",
     }
     degraded = bare_client.get("/ready")
     assert degraded.status_code == 503
