@@ -5,6 +5,7 @@ import datetime
 import email.utils
 import ipaddress
 import json
+import re
 import ssl
 import threading
 import time
@@ -269,6 +270,23 @@ def test_a_receiver_verifies_with_the_library_of_the_specification(inbox: Inbox)
         Webhook(OTHER_SECRET).verify(body, headers)
     with pytest.raises(Exception, match="signature"):
         Webhook(SECRET).verify(body, {**headers, "webhook-id": "msg_another"})
+
+
+def test_the_documents_verification_takes_our_messages_and_no_others(inbox: Inbox) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "alerts.md").read_text()
+    (example,) = re.findall(r"^```python\n(import base64.*?)^```", guide, flags=re.M | re.S)
+    told: dict[str, Any] = {}
+    exec(example, told)
+    verify = told["verify"]
+    to = parse_webhooks(f"{inbox.url()}#{SECRET} {inbox.url()}#{OTHER_SECRET}")
+    WebhookSink(to)(items(to, Decided())[0])
+    ((headers, body),) = inbox.got
+    assert verify(SECRET, headers, body)
+    assert verify(OTHER_SECRET, headers, body)
+    assert not verify("whsec_" + base64.b64encode(b"x" * 32).decode(), headers, body)
+    assert not verify(SECRET, headers, body + b" ")
+    assert not verify(SECRET, {**headers, "webhook-id": "msg_another"}, body)
+    assert not verify(SECRET, {**headers, "webhook-timestamp": "1770000000"}, body)
 
 
 def test_the_signature_is_the_one_of_the_specifications_example() -> None:
