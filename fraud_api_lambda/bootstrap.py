@@ -9,17 +9,27 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from .access import open_guard
+from .alerts import Alerts, WebhookSink, parse_webhooks
 from .app import create_app
 from .bundle import parse_public_keys
+from .decision_log import open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
 from .feature_store import open_feature_store
+from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
-from .schemas import now_ms
+from .schemas import Decision, Pseudonyms, now_ms
 from .scoring import FraudScorer
 from .secret_setting import read_secret
 from .settings import Settings
+from .stream import KafkaSink
 
 log = logging.getLogger("fraud.bootstrap")
+
+#: Of a request's deadline: each of the two calls of the feature store, and the one of the decision log or, in its
+#: place, of the outbox.
+FEATURE_STORE_SHARE = 0.3
+DECISION_LOG_SHARE = 0.4
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -30,17 +40,74 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     ``on_aws`` refuses development keys: they exist on laptops, where anybody can read them.
     """
     configure_logging(settings.log_level)
-    source = ModelSource(
-        settings.model_url,
-        lambda: public_keys(settings.model_public_keys, on_aws=on_aws),
-        rules_url=settings.rules_url,
-    )
-    source.refresh()
-    store = open_feature_store(settings.feature_store_url, budget_ms=settings.deadline_ms)
+    if on_aws and settings.decision_log_url.startswith("none:"):
+        raise SettingsError("FRAUD_DECISION_LOG_URL is none://: decisions would be lost. Use dynamodb://table.")
+    pseudonyms = pseudonyms_of(settings.pseudonym_key)
+
+    def look(url: str) -> ModelSource:
+        def keys() -> Mapping[str, bytes]:
+            return public_keys(settings.model_public_keys, on_aws=on_aws)
+
+        source = ModelSource(url, keys, rules_url=settings.rules_url, pseudonym=pseudonyms)
+        source.refresh()
+        return source
+
+    source = look(settings.model_url)
+    challenger = None if settings.challenger_url is None else look(settings.challenger_url)
+    receivers = parse_webhooks(_secret(settings.webhooks, "FRAUD_WEBHOOKS"))
+    stream = None if settings.kafka_url is None else KafkaSink(_secret(settings.kafka_url, "FRAUD_KAFKA_URL"))
+    alerts = Alerts(receivers, clock=clock)
+
+    def notices(decision: Decision, answer: bytes) -> list[tuple[Kind, str, bytes]]:
+        told: list[tuple[Kind, str, bytes]] = [("webhook", key, data) for key, data in alerts.notices(decision, answer)]
+        if stream is not None and not decision.test:
+            told.append(("stream", decision.transaction_id, answer))
+        return told
+
+    deadline_ms = settings.deadline_ms
     scorer = FraudScorer(
-        source, store, without_model=settings.without_model, budget_ms=settings.deadline_ms, clock=clock
+        source,
+        open_feature_store(settings.feature_store_url, budget_ms=int(deadline_ms * FEATURE_STORE_SHARE)),
+        open_decision_log(
+            settings.decision_log_url,
+            budget_ms=int(deadline_ms * DECISION_LOG_SHARE),
+            retention_days=settings.retention_days,
+        ),
+        open_outbox(settings.outbox_url, budget_ms=int(deadline_ms * DECISION_LOG_SHARE)),
+        pseudonyms=pseudonyms,
+        notices=notices,
+        challenger=challenger,
+        without_model=settings.without_model,
+        on_log_failure=settings.on_log_failure,
+        budget_ms=deadline_ms,
+        clock=clock,
     )
-    return create_app(scorer, cors_origins=settings.cors_origins)
+    sinks: dict[Kind, Sink] = {**scorer.sinks, "webhook": WebhookSink(receivers)}
+    if stream is not None:
+        sinks["stream"] = stream
+    guard = open_guard(
+        _secret(settings.api_keys, "FRAUD_API_KEYS") or None,
+        settings.rate_limit,
+        behind_gateway=on_aws,
+        origins=settings.cors_origins,
+    )
+    return create_app(scorer, cors_origins=settings.cors_origins, guard=guard, sinks=sinks, scraped=not on_aws)
+
+
+def _secret(setting: str | None, name: str) -> str:
+    """What the setting says; empty where it is not set, or where a parameter says ``none`` for the time being."""
+    text = "" if setting is None else read_secret(setting, name)
+    return "" if text == "none" else text
+
+
+def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
+    """What parties are to be known by. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
+    key = _secret(setting, "FRAUD_PSEUDONYM_KEY")
+    if not key:
+        return None
+    if len(key) < 32:
+        raise SettingsError("FRAUD_PSEUDONYM_KEY must have at least 32 characters; openssl rand -hex 32 makes one.")
+    return Pseudonyms(key)
 
 
 def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:

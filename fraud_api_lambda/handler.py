@@ -12,7 +12,9 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .bootstrap import build
-from .reload import ModelSource
+from .metrics import emit_emf, prepare_emf
+from .routes_records import gauges
+from .scoring import FraudScorer
 from .settings import read_settings
 
 
@@ -35,7 +37,7 @@ def behind_gateway(app: ASGIApp) -> Any:
 
 def lambda_handler(app: FastAPI) -> Any:
     """A Lambda entry around ``app``: HTTP events only, and a look at the pointer once a minute before the answer."""
-    source: ModelSource = app.state.scorer.source
+    scorer: FraudScorer = app.state.scorer
     # A type that Mangum does not know for text leaves as base64, and the gateway would hand on just that.
     text = [*DEFAULT_TEXT_MIME_TYPES, "application/problem+json"]
     serve = Mangum(behind_gateway(app), lifespan="off", text_mime_types=text)
@@ -44,12 +46,16 @@ def lambda_handler(app: FastAPI) -> Any:
         if not isinstance(event, dict) or "requestContext" not in event:
             raise ValueError("Not an HTTP event of API Gateway, and this entry serves nothing else.")
         # Here and not in a thread: Lambda freezes the process between requests, and a frozen download never ends.
-        source.refresh_if_due()
+        scorer.refresh_if_due()
         answer: dict[str, Any] = serve(event, context)
+        emit_emf(scorer.metrics, gauges(scorer))
         return answer
 
     return handler
 
 
-app = build(read_settings(os.environ), on_aws="AWS_LAMBDA_FUNCTION_NAME" in os.environ)
+_ON_AWS = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+app = build(read_settings(os.environ), on_aws=_ON_AWS)
+if _ON_AWS:
+    prepare_emf()
 handler = lambda_handler(app)

@@ -327,6 +327,22 @@ def keys(
 
 
 @app.command()
+def apikey(
+    name: Annotated[str, typer.Option(help="Whose it is; it stands in the log beside each request.")],
+    role: Annotated[str, typer.Option(help="score, review (and all of score) or admin (everything).")] = "score",
+    as_json: Json = False,
+) -> None:
+    """Make an API key: shows it once, with the item for FRAUD_API_KEYS that lets it in."""
+    _choice("--role", role, ("score", "review", "admin"))
+    with _one_line():
+        from .apikey import make_api_key
+
+        made = make_api_key(name, role)  # type: ignore[arg-type]  # checked above
+    facts = {"name": name, "role": role, "key": made.secret, "item": made.item}
+    _print(as_json, facts, f"X-API-Key: {made.secret}  (not shown again)\nFRAUD_API_KEYS item: {made.item}")
+
+
+@app.command()
 def publish(
     bundle: Annotated[Path, typer.Option(help="The sealed bundle, or a folder with 'current'.")] = Path("models"),
     source: Annotated[
@@ -398,6 +414,30 @@ def rollback(
             pointer = back(at, SigningKey.load(key or keys / "development.key"), trusted_keys(keys), to)
             facts = {"at": at, "version": pointer.version, "serial": pointer.serial}
     _print(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']})")
+
+
+@app.command()
+def promote(
+    challenger: Annotated[str, typer.Option(help="The challenger's pointer.")] = "file://models/challenger",
+    to: Annotated[str, typer.Option(help="The champion's pointer, in the same folder.")] = "file://models/current",
+    share: Annotated[int, typer.Option(help="Of a hundred customers, how many; 100: all; 0: none.")] = 100,
+    key: Annotated[Path | None, typer.Option(help="Private key that signs the pointer.")] = None,
+    force: Annotated[bool, typer.Option(help="Promote past the gate.")] = False,
+    keys: Keys = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Let the challenger answer a share of the customers; without --share make it the champion."""
+    with _one_line():
+        from fraud_api_lambda.bundle import SigningKey
+
+        from .evaluate import trusted_keys
+        from .publish import promote as move
+
+        signing = SigningKey.load(key or keys / "development.key")
+        pointer = move(challenger, to, signing, trusted_keys(keys), share=share, force=force)
+        facts: dict[str, Any] = {"at": to if share == 100 else challenger, "version": pointer.version}
+        facts |= {"serial": pointer.serial, "share": share}
+    _print(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']}, share {share} %)")
 
 
 @app.command()
