@@ -456,6 +456,13 @@ def test_a_slow_receiver_holds_up_nobody_and_its_answer_counts(serve: Callable[.
     assert len(set(slow.ids)) == 2
 
 
+def test_with_patience_a_slow_receiver_is_waited_for(inbox: Inbox) -> None:
+    inbox.before = lambda _: time.sleep(1.6)
+    to = receivers(inbox)
+    WebhookSink(to, patience_s=alerts_module.WHOLE_S)(items(to, Decided())[0])
+    assert len(inbox.got) == 1
+
+
 def test_a_receiver_that_hangs_counts_as_no_answer_and_is_tried_again(inbox: Inbox) -> None:
     go = threading.Event()
     inbox.before = lambda _: assert_set(go)
@@ -476,7 +483,7 @@ def test_a_receiver_that_hangs_counts_as_no_answer_and_is_tried_again(inbox: Inb
 def test_an_answer_that_trickles_in_is_given_up_and_never_more_than_a_few(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_module, "_WHOLE_S", 1.2)
+    monkeypatch.setattr(alerts_module, "WHOLE_S", 1.2)
     monkeypatch.setattr(alerts_module, "_PAUSE_S", 0.0)
     over = threading.Event()
 
