@@ -382,6 +382,7 @@ def test_no_proxy_of_the_environment_is_used(inbox: Inbox, monkeypatch: pytest.M
         (email.utils.format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=600)), 500, 600),
         ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 0),
     ],
+    ids=["seconds", "too many", "none", "negative", "a word", "too long", "a date", "a date long gone"],
 )
 def test_retry_after_is_heeded_within_bounds(inbox: Inbox, header: str, least: float, most: float) -> None:
     to = receivers(inbox)
