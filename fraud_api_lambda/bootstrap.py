@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from .access import open_guard
-from .alerts import Alerts, WebhookSink, parse_webhooks
+from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
 from .app import create_app
 from .bundle import parse_public_keys
 from .decision_log import open_decision_log
@@ -82,7 +82,10 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         budget_ms=deadline_ms,
         clock=clock,
     )
-    sinks: dict[Kind, Sink] = {**scorer.sinks, "webhook": WebhookSink(receivers)}
+    sinks: dict[Kind, Sink] = {
+        **scorer.sinks,
+        "webhook": WebhookSink(receivers, patience_s=WHOLE_S if on_aws else PATIENCE_S),
+    }
     if stream is not None:
         sinks["stream"] = stream
     guard = open_guard(
