@@ -467,7 +467,7 @@ def test_the_memory_of_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         if number % 50 == 0:
             limit.charge("steady", 1)
     assert len(limit._paid) == 100
-    assert limit.admit("steady") > 0.0  # heard of lately: not forgotten
+    assert limit.admit("steady") == pytest.approx(21 * 60.0)  # heard of lately: nothing of it is forgotten
 
 
 def limited(scorer: FraudScorer, rate: str, clock: Clock, keys: str | None = ITEMS) -> Client:
