@@ -89,7 +89,8 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     if stream is not None:
         sinks["stream"] = stream
     guard = open_guard(
-        _secret(settings.api_keys, "FRAUD_API_KEYS") or None,
+        # As it stands: "none" is no keys, but a file that holds nothing is refused and does not open the door.
+        None if settings.api_keys is None else read_secret(settings.api_keys, "FRAUD_API_KEYS"),
         settings.rate_limit,
         behind_gateway=on_aws,
         origins=settings.cors_origins,

@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from fraud_api_lambda.access import open_guard
 from training.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -255,3 +256,22 @@ def test_help_answers_without_loading_what_training_needs(tmp_path: Path) -> Non
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+# --- API keys --------------------------------------------------------------------------------------------------------
+
+
+def test_an_api_key_is_shown_once_with_the_item_that_lets_it_in(cli: Cli) -> None:
+    key = asked(cli("apikey", "--name", "console", "--role", "review", "--json"))
+    guard = open_guard(key["item"], None)
+    caller = guard.caller({"type": "http", "headers": [(b"x-api-key", key["key"].encode())]})
+    assert caller is not None
+    assert (caller.name, caller.role) == ("console", "review")
+    told = cli("apikey", "--name", "shop")
+    assert "X-API-Key: fraud_" in told.stdout
+    assert "shop:score:" in told.stdout
+
+
+def test_an_api_key_of_a_wrong_name_or_role_is_refused(cli: Cli) -> None:
+    assert "name:role:sha256" in refused(cli("apikey", "--name", "a b"))
+    assert "score, review, admin" in refused(cli("apikey", "--name", "a", "--role", "boss"), 2)
