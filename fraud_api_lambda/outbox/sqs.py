@@ -1,8 +1,9 @@
 """The outbox as a FIFO queue of SQS: for the service on AWS. Lambda hands its messages to ``handler.queue``.
 
 A message's group is its kind, so that a kind is delivered in order and kinds never wait for one another; a webhook is a
-group of its own, because one that cannot be delivered now must not hold up the others. The deduplication id is made of
-kind and key: what is put twice within five minutes, SQS keeps once; later it comes twice, and sinks are idempotent.
+group of its own, because one that cannot be delivered now must not hold up the others. SQS drops what has a
+deduplication id of the last five minutes, delivered or not: it is made of kind and key, but for profiles and labels, of
+which a second one may have something new to say. What is delivered twice does no harm: sinks are idempotent.
 
 What comes of a message is the queue's doing: one that is not confirmed comes again after the queue's visibility timeout
 (``RetryLater``: after the time it says, twelve hours at most), and after the queue's ``maxReceiveCount`` it is laid
@@ -18,6 +19,7 @@ import binascii
 import hashlib
 import json
 import logging
+import secrets
 import threading
 import time
 import zlib
@@ -178,10 +180,11 @@ class SqsOutbox:
 def pack(kind: Kind, key: str, data: bytes) -> dict[str, Any]:
     """The message of an item, as ``SendMessage`` takes it. A body is text, so: compressed, as base64."""
     name = hashlib.blake2b(f"{kind}\n{key}".encode(), digest_size=32).hexdigest()
+    once = kind not in ("profile", "label")
     return {
         "MessageBody": base64.b64encode(zlib.compress(data, 9)).decode(),
         "MessageGroupId": name if kind == "webhook" else kind,
-        "MessageDeduplicationId": name,
+        "MessageDeduplicationId": name if once else secrets.token_hex(32),
         "MessageAttributes": {
             "kind": {"DataType": "String", "StringValue": kind},
             "key": {"DataType": "String", "StringValue": quote(key, safe=_PLAIN)},
