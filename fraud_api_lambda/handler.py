@@ -89,7 +89,7 @@ def queue_handler(app: FastAPI) -> Any:
         outbox = scorer.outbox
         scorer.refresh_if_due()
         if isinstance(outbox, SqsOutbox) and queues == {outbox.queue}:
-            sinks = getattr(app.state, "sinks", scorer.sinks)
+            sinks = app.state.sinks
             processor: BatchProcessor = SqsFifoPartialProcessor(skip_group_on_error=True)
 
             def each(message: dict[str, Any]) -> None:
