@@ -109,9 +109,12 @@ class SqliteDecisionLog:
             return [sql.label_of(row) for row in connection.execute(sql.LABELS_BY_ARRIVAL, (transaction_id,))]
 
     def search(self, search: Search) -> Page:
-        statement, values = sql.search_statement(search, name_index=True)
         with self._lister.use() as connection:
-            return sql.page_of(search, connection.execute(statement, values).fetchall())
+
+            def run(statement: str, values: Sequence[Any]) -> list[Any]:
+                return connection.execute(statement, values).fetchall()
+
+            return sql.search_page(search, run, name_index=True)
 
     def summary(self, since_day: int, until_day: int) -> list[Day]:
         times = (since_day * sql.DAY_MS, until_day * sql.DAY_MS)

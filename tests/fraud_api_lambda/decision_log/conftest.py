@@ -13,10 +13,8 @@ from tests.fraud_api_lambda.decision_log.servers import PostgresServer, postgres
 
 #: How the suite opens its logs: so wide that a busy machine does not decide what it finds.
 AMPLE_MS = 20_000
-KINDS = [
-    "sqlite",
-    pytest.param("postgresql", marks=pytest.mark.server),
-]
+SQL_KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)]
+KINDS = [*SQL_KINDS]
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -277,11 +278,18 @@ def test_every_listing_goes_along_an_index_of_its_own(server: PostgresServer) ->
         "decision_rules_pkey": Search(rule="night"),
     }
     for index, search in chosen.items():
-        statement, values = sql.search_statement(search, name_index=False)
-        with log._use() as connection:
-            plan = "\n".join(row[0] for row in _run(connection, f"EXPLAIN {statement}", values))
-        assert index in plan
-        assert "Seq Scan" not in plan
+        plans: list[str] = []
+
+        def explain(statement: str, values: list[Any], plans: list[str] = plans) -> list[Any]:
+            with log._use() as connection:
+                plans.append("\n".join(row[0] for row in _run(connection, f"EXPLAIN {statement}", values)))
+            return []
+
+        sql.search_page(search, explain, name_index=False)
+        assert plans
+        for plan in plans:
+            assert index in plan
+            assert "Seq Scan" not in plan
     log.close()
 
 
