@@ -230,6 +230,8 @@ class PostgresqlDecisionLog:
         except psycopg.DataError:  # no fault of the server's: asking again would not help
             raise ValueError("A value that PostgreSQL has no place for.") from None
         except psycopg.Error as error:
+            if isinstance(error, psycopg.errors.UndefinedTable):
+                self._current = False  # a database that was made anew
             raise self._unavailable(error) from None
 
     def _take(self, until: float) -> "_Connection":

@@ -168,6 +168,16 @@ def test_what_was_given_up_is_not_gone_on_with_at_the_server(server: PostgresSer
         assert waiting == [(0,)]
 
 
+def test_a_database_that_was_made_anew_is_given_its_tables(server: PostgresServer) -> None:
+    log = open_decision_log(server.url(), budget_ms=AMPLE_MS)
+    log.check()
+    server.execute("DROP TABLE alembic_version, decisions, decision_rules, labels")
+    with pytest.raises(StoreUnavailable, match="UndefinedTable"):
+        log.append([record()])
+    assert log.append([record()]) == [None]
+    log.close()
+
+
 def test_a_wrong_password_and_a_missing_database_are_told_apart_and_never_shown(server: PostgresServer) -> None:
     wrong = open_decision_log(server.url(password="hunter3"), budget_ms=3_000)
     with pytest.raises(StoreUnavailable, match="refused the user name or the password") as caught:
