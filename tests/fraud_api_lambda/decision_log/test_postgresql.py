@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -167,6 +168,16 @@ def test_what_was_given_up_is_not_gone_on_with_at_the_server(server: PostgresSer
         assert waiting == [(0,)]
 
 
+def test_a_database_that_was_made_anew_is_given_its_tables(server: PostgresServer) -> None:
+    log = open_decision_log(server.url(), budget_ms=AMPLE_MS)
+    log.check()
+    server.execute("DROP TABLE alembic_version, decisions, decision_rules, labels")
+    with pytest.raises(StoreUnavailable, match="UndefinedTable"):
+        log.append([record()])
+    assert log.append([record()]) == [None]
+    log.close()
+
+
 def test_a_wrong_password_and_a_missing_database_are_told_apart_and_never_shown(server: PostgresServer) -> None:
     wrong = open_decision_log(server.url(password="hunter3"), budget_ms=3_000)
     with pytest.raises(StoreUnavailable, match="refused the user name or the password") as caught:
@@ -277,11 +288,18 @@ def test_every_listing_goes_along_an_index_of_its_own(server: PostgresServer) ->
         "decision_rules_pkey": Search(rule="night"),
     }
     for index, search in chosen.items():
-        statement, values = sql.search_statement(search, name_index=False)
-        with log._use() as connection:
-            plan = "\n".join(row[0] for row in _run(connection, f"EXPLAIN {statement}", values))
-        assert index in plan
-        assert "Seq Scan" not in plan
+        plans: list[str] = []
+
+        def explain(statement: str, values: list[Any], plans: list[str] = plans) -> list[Any]:
+            with log._use() as connection:
+                plans.append("\n".join(row[0] for row in _run(connection, f"EXPLAIN {statement}", values)))
+            return []
+
+        sql.search_page(search, explain, name_index=False)
+        assert plans
+        for plan in plans:
+            assert index in plan
+            assert "Seq Scan" not in plan
     log.close()
 
 
