@@ -23,8 +23,8 @@ from pydantic import Field, TypeAdapter
 
 from .decision_log import LabelFilter, Stored
 from .errors import InvalidRequest
-from .features import DAY_MS, FEATURES, Floats, fill
-from .judge import Ruling, rule_on, score_row
+from .features import DAY_MS, Floats, fill
+from .judge import Ruling, columns_of, rule_on, score_row
 from .model import FraudModel
 from .rules import Rule, RuleSet, decide
 from .schemas import DecidedBy, Event, Thresholds, rfc3339, unpack_event
@@ -39,8 +39,6 @@ _Z: Final = 1.959963984540054
 #: that the model cannot take.
 LeftOut = Literal["test", "currency", "attributes"]
 _OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
-#: What of a decision's columns only the parties' past can tell.
-_PAST: Final = tuple((at, f.name) for at, f in enumerate(FEATURES) if f.source in {"history", "label"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +297,7 @@ def case_of(stored: Stored, policy: Policy) -> Case | LeftOut:
     thresholds = None if answer["thresholds"] is None else Thresholds(**answer["thresholds"])
     if policy.rescore:
         try:
-            scored = score_row(model, _columns_anew(model, event, named))
+            scored = score_row(model, columns_of(model.features, event, named))
         except InvalidRequest:
             return "attributes"
         filled, probability, thresholds = scored.filled, scored.probability, model.thresholds
@@ -318,14 +316,6 @@ def case_of(stored: Stored, policy: Policy) -> Case | LeftOut:
         probability,
         policy.thresholds or thresholds,
     )
-
-
-def _columns_anew(model: FraudModel, event: Event, named: Mapping[str, float]) -> Floats:
-    """The event's columns as the model defines them, its parties' past as it was recorded."""
-    columns = model.features.compute(event)
-    for at, name in _PAST:
-        columns[at] = named.get(name, np.nan)
-    return columns
 
 
 def decide_again(case: Case, policy: Policy) -> Ruling:
