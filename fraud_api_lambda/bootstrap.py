@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from .access import open_guard
 from .app import create_app
 from .bundle import parse_public_keys
 from .decision_log import open_decision_log
@@ -68,7 +69,13 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         budget_ms=deadline_ms,
         clock=clock,
     )
-    return create_app(scorer, cors_origins=settings.cors_origins)
+    guard = open_guard(
+        None if settings.api_keys is None else read_secret(settings.api_keys, "FRAUD_API_KEYS"),
+        settings.rate_limit,
+        behind_gateway=on_aws,
+        origins=settings.cors_origins,
+    )
+    return create_app(scorer, cors_origins=settings.cors_origins, guard=guard, scraped=not on_aws)
 
 
 def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
