@@ -75,6 +75,12 @@ class Costs:
     reviews_per_day: float | None = None
 
 
+def sealed_costs(facts: Mapping[str, Any]) -> Costs:
+    """The costs by which a bundle's thresholds were chosen, from its manifest's training facts."""
+    sealed = facts.get("costs") or {}
+    return Costs(**{name: float(sealed[name]) for name in Costs.__dataclass_fields__ if name in sealed})
+
+
 class Made(NamedTuple):
     """The decision as it was made."""
 
