@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +27,8 @@ from . import __version__
 from .access import Access, Guard, GuardedRoute, Me, describe_caller, document_access
 from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, StoreUnavailable
 from .metrics import Metrics
+from .outbox import Kind, Sink
+from .outbox.loop import Drain
 from .reload import ModelSource
 from .routes_learning import BODIES as LEARNING_BODIES
 from .routes_learning import add_backtest
@@ -77,9 +79,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 
 def create_app(
-    scorer: FraudScorer, *, cors_origins: Sequence[str] = (), guard: Guard | None = None, scraped: bool = True
+    scorer: FraudScorer,
+    *,
+    cors_origins: Sequence[str] = (),
+    guard: Guard | None = None,
+    sinks: Mapping[Kind, Sink] | None = None,
+    scraped: bool = True,
 ) -> FastAPI:
-    """The application around a scorer. Does no I/O; a background task looks for new bundles while it is served.
+    """The application around a scorer. Does no I/O; while it is served, tasks beside it look for new bundles, drain the
+    outbox into ``sinks`` (the scorer's own where None) and judge with the challenger.
 
     Without a ``guard``, programs on this machine may do everything. ``scraped``: whether /metrics has them.
     """
@@ -97,12 +105,17 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(_watch(scorer))
+        drain = None if scorer.outbox is None else Drain(scorer.outbox, app.state.sinks)
+        if drain is not None:
+            drain.start()
         if scorer.shadow is not None:
             scorer.shadow.start()
         yield
         watching.cancel()
         if scorer.shadow is not None:
             scorer.shadow.stop()
+        if drain is not None:
+            await asyncio.to_thread(drain.stop)
         if threads is not None:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -115,6 +128,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.scorer = scorer
+    app.state.sinks = scorer.sinks if sinks is None else sinks
     app.router.route_class = GuardedRoute
     # Not under "model": FastAPI would say application/json. The schema itself comes with the batch's answer.
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -199,7 +213,7 @@ def create_app(
 
     @app.get("/ready", summary="Whether a model is served", response_model=None, responses={503: {}})
     async def ready(request: Request) -> Response:
-        whole = _ready(source, await _call(_store_state, scorer))
+        whole = _ready(source, await _call(_stores, scorer))
         return whole if request.scope.get("caller") else _status_alone(whole)
 
     @app.get("/me", summary="Whose key this is, and what it opens", response_model=None, responses={200: {"model": Me}})
@@ -284,42 +298,39 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return _problem_response(problem, dict(error.headers) if error.headers else None)
 
 
-def _store_state(scorer: FraudScorer) -> str:
-    try:
-        scorer.store.check()
-    except StoreUnavailable:
-        return "unavailable"
-    return "ok"
+def _stores(scorer: FraudScorer) -> dict[str, Any]:
+    """Whether the stores answer, and what waits in the outbox."""
+
+    def state(call: Callable[[], Any]) -> Any:
+        try:
+            found = call()
+        except StoreUnavailable:
+            return "unavailable"
+        return "ok" if found is None else found
+
+    found = {"feature_store": state(scorer.store.check), "decision_log": state(scorer.decisions.check)}
+    if scorer.outbox is not None:
+        found["outbox"] = state(scorer.outbox.waiting)
+    return found
 
 
-def _ready(source: ModelSource, store: str) -> Response:
-    """200 while a model is served, even where the last look for a newer one or for the rules failed or the feature
-    store does not answer: scores are still given, flagged. All three are told.
+def _ready(source: ModelSource, stores: dict[str, Any]) -> Response:
+    """200 while a model is served, even where the last look for a newer one or for the rules failed or a store does not
+    answer: scores are still given, flagged. All of it is told.
     """
-    trouble = source.trouble
-    if source.served is not None:
-        body: dict[str, Any] = {
-            "status": "ready",
-            "model": "ok",
-            "model_version": source.served.version,
-            "feature_store": store,
-        }
-        if source.rules_state is not None:
-            body["rules"] = source.rules_state
-        if trouble is not None:
-            body["last_refresh"] = {"model": trouble.state, "detail": trouble.detail}
-        return _json(to_json(body))
-    state, detail = (trouble.state, trouble.detail) if trouble else ("missing", "No bundle is loaded.")
-    body = {
-        "status": "degraded",
-        "model": state,
-        "detail": detail,
-        "rules_version": source.rules.version,
-        "feature_store": store,
-    }
+    trouble, served = source.trouble, source.served
+    body: dict[str, Any] = {"status": "ready" if served else "degraded"}
+    if served is not None:
+        body |= {"model": "ok", "model_version": served.version}
+    else:
+        state, detail = (trouble.state, trouble.detail) if trouble else ("missing", "No bundle is loaded.")
+        body |= {"model": state, "detail": detail, "rules_version": source.rules.version}
+    body |= stores
     if source.rules_state is not None:
         body["rules"] = source.rules_state
-    return _json(to_json(body), 503)
+    if served is not None and trouble is not None:
+        body["last_refresh"] = {"model": trouble.state, "detail": trouble.detail}
+    return _json(to_json(body), 200 if served else 503)
 
 
 def _status_alone(whole: Response) -> Response:

@@ -10,17 +10,19 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from .access import open_guard
+from .alerts import Alerts, WebhookSink, parse_webhooks
 from .app import create_app
 from .bundle import parse_public_keys
 from .decision_log import open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
 from .feature_store import open_feature_store
-from .outbox import open_outbox
+from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
-from .schemas import Pseudonyms, now_ms
+from .schemas import Decision, Pseudonyms, now_ms
 from .scoring import FraudScorer
 from .secret_setting import read_secret
 from .settings import Settings
+from .stream import KafkaSink
 
 log = logging.getLogger("fraud.bootstrap")
 
@@ -52,6 +54,16 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
 
     source = look(settings.model_url)
     challenger = None if settings.challenger_url is None else look(settings.challenger_url)
+    receivers = parse_webhooks(_secret(settings.webhooks, "FRAUD_WEBHOOKS"))
+    stream = None if settings.kafka_url is None else KafkaSink(_secret(settings.kafka_url, "FRAUD_KAFKA_URL"))
+    alerts = Alerts(receivers, clock=clock)
+
+    def notices(decision: Decision, answer: bytes) -> list[tuple[Kind, str, bytes]]:
+        told: list[tuple[Kind, str, bytes]] = [("webhook", key, data) for key, data in alerts.notices(decision, answer)]
+        if stream is not None and not decision.test:
+            told.append(("stream", decision.transaction_id, answer))
+        return told
+
     deadline_ms = settings.deadline_ms
     scorer = FraudScorer(
         source,
@@ -63,25 +75,35 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         ),
         open_outbox(settings.outbox_url, budget_ms=int(deadline_ms * DECISION_LOG_SHARE)),
         pseudonyms=pseudonyms,
+        notices=notices,
         challenger=challenger,
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
         budget_ms=deadline_ms,
         clock=clock,
     )
+    sinks: dict[Kind, Sink] = {**scorer.sinks, "webhook": WebhookSink(receivers)}
+    if stream is not None:
+        sinks["stream"] = stream
     guard = open_guard(
-        None if settings.api_keys is None else read_secret(settings.api_keys, "FRAUD_API_KEYS"),
+        _secret(settings.api_keys, "FRAUD_API_KEYS") or None,
         settings.rate_limit,
         behind_gateway=on_aws,
         origins=settings.cors_origins,
     )
-    return create_app(scorer, cors_origins=settings.cors_origins, guard=guard, scraped=not on_aws)
+    return create_app(scorer, cors_origins=settings.cors_origins, guard=guard, sinks=sinks, scraped=not on_aws)
+
+
+def _secret(setting: str | None, name: str) -> str:
+    """What the setting says; empty where it is not set, or where a parameter says ``none`` for the time being."""
+    text = "" if setting is None else read_secret(setting, name)
+    return "" if text == "none" else text
 
 
 def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
     """What parties are to be known by. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
-    key = "none" if setting is None else read_secret(setting, "FRAUD_PSEUDONYM_KEY")
-    if key == "none":
+    key = _secret(setting, "FRAUD_PSEUDONYM_KEY")
+    if not key:
         return None
     if len(key) < 32:
         raise SettingsError("FRAUD_PSEUDONYM_KEY must have at least 32 characters; openssl rand -hex 32 makes one.")

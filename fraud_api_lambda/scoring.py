@@ -381,7 +381,7 @@ class FraudScorer:
         """Answer with what was recorded, and put what is to be told to others into the outbox."""
         judged.new.case.answer = Answer(record.answer)
         self.metrics.decided(judged.decision, record.latency_us)
-        if self.notices is not None and not record.test:
+        if self.notices is not None:
             for kind, key, data in self.notices(judged.decision, record.answer):
                 self._keep(kind, key, data)
         if self.shadow is not None:

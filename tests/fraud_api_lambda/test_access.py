@@ -210,7 +210,11 @@ def test_the_contract_says_which_key_a_route_takes(keyed: Client) -> None:
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sent", ["", "x", KEYS["admin"].item, KEYS["admin"].secret[:-1], KEYS["admin"].secret + " x"])
+@pytest.mark.parametrize(
+    "sent",
+    ["", "x", KEYS["admin"].item, KEYS["admin"].secret[:-1], KEYS["admin"].secret + " x"],
+    ids=["none", "short", "the setting's item", "cut off", "one too many"],
+)
 def test_a_key_that_is_not_known_is_refused_and_not_repeated(keyed: Client, sent: str) -> None:
     answer = keyed.get("/me", headers={"X-API-Key": sent})
     assert answer.status_code == 401
