@@ -26,17 +26,15 @@ from . import __version__
 from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, RequestTooLarge, StoreUnavailable
 from .reload import ModelSource
 from .schemas import (
-    DECISION,
     Batch,
     BatchResult,
     Decision,
     Transaction,
     parse_batch,
     parse_json,
-    parse_transaction,
     rfc3339,
 )
-from .scoring import FraudScorer
+from .scoring import Answer, FraudScorer
 
 log = logging.getLogger("fraud.app")
 
@@ -44,6 +42,7 @@ MAX_BODY = 64 * 1024
 MAX_BATCH_BODY = 6 * 2**20  # what Lambda takes at most
 #: Requests that may wait for a store over the network at once.
 THREADS = 16
+_REPLAYED = {"Idempotent-Replayed": "true"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 #: Bodies that other fraud APIs' callers send: accepted as they stand, and the examples under /docs.
@@ -70,7 +69,7 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
     source = scorer.source
     # A store inside the process answers at once, and nothing may come between its read and its swap; one over the
     # network is waited for in a thread, so that its slowness holds up nobody else.
-    threads = None if scorer.store.inline else ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
+    threads = None if scorer.inline else ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
 
     async def _call[**P, T](call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if threads is None:
@@ -100,7 +99,17 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
         413: {"description": "The body is too large.", "content": problem},
         422: {"description": "The request is not valid.", "content": problem},
     }
+    judged: dict[int | str, dict[str, Any]] = {
+        409: {"description": "The `transaction_id` was sent before with another body.", "content": problem},
+        503: {"description": "The decision could be recorded nowhere, and is to be refused then.", "content": problem},
+    }
     not_served: dict[int | str, dict[str, Any]] = {503: {"description": "No bundle is loaded.", "content": problem}}
+    replayed = {
+        "Idempotent-Replayed": {
+            "description": "`true`: the same transaction was sent before, and this is the answer that it got.",
+            "schema": {"type": "string"},
+        }
+    }
     explain_parameter = {
         "name": "explain",
         "in": "query",
@@ -113,7 +122,7 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
         "/predict",
         summary="Judge one transaction",
         response_model=None,
-        responses={200: {"model": Decision}, **problems},
+        responses={200: {"model": Decision, "headers": replayed}, **problems, **judged},
         openapi_extra={
             "parameters": [explain_parameter],
             "requestBody": _json_body("Transaction", {name: {"value": value} for name, value in EXAMPLES.items()}),
@@ -121,8 +130,9 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
     )
     async def predict(request: Request) -> Response:
         explain = _explain(request)
-        transaction = parse_transaction(parse_json(await _body(request, MAX_BODY)))
-        return _json(DECISION.dump_json(await _call(scorer.score, transaction, explain)))
+        data = parse_json(await _body(request, MAX_BODY))
+        answer = await _call(scorer.answer, data, explain)
+        return _json(answer.body, headers=_REPLAYED if answer.replayed else None)
 
     @app.post(
         "/predict/batch",
@@ -137,11 +147,11 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
     async def predict_batch(request: Request) -> Response:
         explain = _explain(request)
         items = parse_batch(await _body(request, MAX_BATCH_BODY))
-        answers = await _call(scorer.score_many, [_or_problem(item) for item in items], explain)
+        answers = await _call(scorer.answer_many, items, explain)
         parts = []
         for index, answer in enumerate(answers):
-            if isinstance(answer, Decision):
-                parts.append(b'{"index":%d,"decision":%s}' % (index, DECISION.dump_json(answer)))
+            if isinstance(answer, Answer):
+                parts.append(b'{"index":%d,"decision":%s}' % (index, answer.body))
             else:
                 parts.append(b'{"index":%d,"problem":%s}' % (index, to_json(_problem(answer, None))))
         return _json(b'{"results":[' + b",".join(parts) + b"]}")
@@ -179,7 +189,7 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Content-Type", "X-API-Key", "X-Request-ID"],
-            expose_headers=["X-Request-ID"],
+            expose_headers=["Idempotent-Replayed", "Retry-After", "X-Request-ID"],
         )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI documents this way
     return app
@@ -223,18 +233,11 @@ def _explain(request: Request) -> bool | None:
     raise InvalidRequest("The query is not valid.", (FieldError("explain", "must be true or false"),))
 
 
-def _or_problem(item: object) -> Transaction | InvalidRequest:
-    try:
-        return parse_transaction(item)
-    except InvalidRequest as problem:
-        return problem
-
-
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _json(data: bytes, status: int = 200) -> Response:
-    return Response(data, status, media_type="application/json")
+def _json(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(data, status, headers, media_type="application/json")
 
 
 def _problem(error: RequestError, request_id: str | None) -> dict[str, Any]:

@@ -11,14 +11,22 @@ from fastapi import FastAPI
 
 from .app import create_app
 from .bundle import parse_public_keys
-from .errors import BundleMissing, BundleUnreachable
+from .decision_log import open_decision_log
+from .errors import BundleMissing, BundleUnreachable, SettingsError
 from .feature_store import open_feature_store
+from .outbox import open_outbox
 from .reload import ModelSource
-from .schemas import now_ms
+from .schemas import Pseudonyms, now_ms
 from .scoring import FraudScorer
+from .secret_setting import read_secret
 from .settings import Settings
 
 log = logging.getLogger("fraud.bootstrap")
+
+#: Of a request's deadline: each of the two calls of the feature store, and the one of the decision log or, in its
+#: place, of the outbox.
+FEATURE_STORE_SHARE = 0.3
+DECISION_LOG_SHARE = 0.4
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -29,17 +37,43 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     ``on_aws`` refuses development keys: they exist on laptops, where anybody can read them.
     """
     configure_logging(settings.log_level)
+    if on_aws and settings.decision_log_url.startswith("none:"):
+        raise SettingsError("FRAUD_DECISION_LOG_URL is none://: decisions would be lost. Use dynamodb://table.")
+    pseudonyms = pseudonyms_of(settings.pseudonym_key)
     source = ModelSource(
         settings.model_url,
         lambda: public_keys(settings.model_public_keys, on_aws=on_aws),
         rules_url=settings.rules_url,
+        pseudonym=pseudonyms,
     )
     source.refresh()
-    store = open_feature_store(settings.feature_store_url, budget_ms=settings.deadline_ms)
+    deadline_ms = settings.deadline_ms
     scorer = FraudScorer(
-        source, store, without_model=settings.without_model, budget_ms=settings.deadline_ms, clock=clock
+        source,
+        open_feature_store(settings.feature_store_url, budget_ms=int(deadline_ms * FEATURE_STORE_SHARE)),
+        open_decision_log(
+            settings.decision_log_url,
+            budget_ms=int(deadline_ms * DECISION_LOG_SHARE),
+            retention_days=settings.retention_days,
+        ),
+        open_outbox(settings.outbox_url, budget_ms=int(deadline_ms * DECISION_LOG_SHARE)),
+        pseudonyms=pseudonyms,
+        without_model=settings.without_model,
+        on_log_failure=settings.on_log_failure,
+        budget_ms=deadline_ms,
+        clock=clock,
     )
     return create_app(scorer, cors_origins=settings.cors_origins)
+
+
+def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
+    """What parties are to be known by. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
+    key = "none" if setting is None else read_secret(setting, "FRAUD_PSEUDONYM_KEY")
+    if key == "none":
+        return None
+    if len(key) < 32:
+        raise SettingsError("FRAUD_PSEUDONYM_KEY must have at least 32 characters; openssl rand -hex 32 makes one.")
+    return Pseudonyms(key)
 
 
 def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:

@@ -454,14 +454,26 @@ class FraudModel:
         return singles(filled[..., self.features.index])
 
     def margin(self, vector: Singles) -> float:
+        return self._sum(self.margins(vector))
+
+    def margins(self, vector: Singles) -> list[float]:
+        """Each member's own margin of one row, in the members' order."""
+        return [part.margin(vector) for _, part in self.members]
+
+    def _sum(self, margins: Sequence[float]) -> float:
         total = 0.0
-        for weight, part in self.members:
-            total += weight * part.margin(vector)
+        for (weight, _), own in zip(self.members, margins, strict=True):
+            total += weight * own
         return total
 
     def probability(self, vector: Singles) -> float:
         """The calibrated fraud probability of one row."""
-        return calibrate(self.margin(vector), self.slope, self.intercept)
+        return self.score(vector)[1]
+
+    def score(self, vector: Singles) -> tuple[list[float], float]:
+        """The members' margins of one row, and its calibrated fraud probability."""
+        margins = self.margins(vector)
+        return margins, calibrate(self._sum(margins), self.slope, self.intercept)
 
     def probabilities(self, vectors: Singles) -> Floats:
         """The calibrated fraud probabilities of (n, picked) rows; each equal to :meth:`probability` to the bit."""

@@ -55,8 +55,9 @@ class _Refused:
 class RulesSource:
     """The rules file at ``url``: read only where it has changed, and replaced only by one that compiles as a whole."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, pseudonym: Callable[[str], str] | None = None):
         self._url = url
+        self._pseudonym = pseudonym
         self._token = ""
         self._good: RuleSet | None = None
         self._refused: _Refused | None = None
@@ -103,6 +104,8 @@ class RulesSource:
     def _check(self, text: bytes, columns: tuple[str, ...]) -> None:
         try:
             rules = load_rules(text, columns)
+            if self._pseudonym is not None:
+                rules = rules.under(self._pseudonym)
         except RulesError as error:
             self._refused = _Refused(text, columns, str(error))
         except Exception as error:  # a fault of ours must not take the rules in force away, nor the bundle
@@ -121,8 +124,8 @@ class ModelSource:
     """What is served now, and the one way it changes.
 
     ``rules_url`` names a rules file that decides in place of the bundle's own. ``keys`` is called at every look that
-    needs it, so that a key put in place after the start is found while there is no bundle. ``monotonic`` gives seconds
-    and is only used to space the looks.
+    needs it, so that a key put in place after the start is found while there is no bundle. ``pseudonym`` is what
+    parties are known by, for the lists of the rules. ``monotonic`` gives seconds and only spaces the looks.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class ModelSource:
         keys: Callable[[], Mapping[str, bytes]],
         *,
         rules_url: str | None = None,
+        pseudonym: Callable[[str], str] | None = None,
         interval: float = REFRESH_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ):
@@ -140,7 +144,8 @@ class ModelSource:
         self._monotonic = monotonic
         self._next = float("-inf")
         self._busy = threading.Lock()
-        self._rules_file = RulesSource(rules_url) if rules_url else None
+        self._pseudonym = pseudonym
+        self._rules_file = RulesSource(rules_url, pseudonym) if rules_url else None
         self._sealed: Served | None = None  #: what is served, with the bundle's own rules
         self._bare: RuleSet | None = None
         self.served: Served | None = None
@@ -233,6 +238,8 @@ class ModelSource:
         bundle = open_bundle(self._url, keys, pointer)
         served = load(bundle)
         bundle.forget()
+        if self._pseudonym is not None:
+            served = replace(served, rules=served.rules.under(self._pseudonym))
         return served
 
     def _note(self, state: str, detail: str) -> None:

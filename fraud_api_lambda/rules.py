@@ -14,7 +14,7 @@ them.
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -110,17 +110,19 @@ class Lists:
                     return Listed(name, cast(Entity, found[0]), entries[found][1])
         return None
 
+    def under(self, pseudonym: Callable[[str], str]) -> "Lists":
+        """The same lists about parties as the service knows them."""
+
+        def renamed(entries: Mapping[_Key, _Entry]) -> dict[_Key, _Entry]:
+            return {(entity, party and pseudonym(party)): entry for (entity, party), entry in entries.items()}
+
+        snoozed = {rule_id: renamed(entries) for rule_id, entries in self.snoozed.items()}
+        return Lists(renamed(self.deny), renamed(self.allow), snoozed)
+
     def snoozes(self, rule_id: str, event: Event) -> bool:
         """Whether the rule sleeps for one of the event's parties."""
         entries = self.snoozed.get(rule_id)
         return entries is not None and _find(entries, event) is not None
-
-
-def _key(entity: str, party: str) -> _Key:
-    """What a list keeps for an id as it is written. An event's ids reach :func:`_find` as the service sees them: where
-    that comes to be another form (pseudonyms), this is the one place that follows.
-    """
-    return entity, party
 
 
 def _find(entries: Mapping[_Key, _Entry], event: Event) -> _Key | None:
@@ -176,6 +178,11 @@ class RuleSet:
     def standing_in(self) -> "RuleSet":
         """These rules, marked as a stand-in."""
         return RuleSet(self.version, self.rules, self.columns, self.lists, stand_in=True)
+
+    def under(self, pseudonym: Callable[[str], str]) -> "RuleSet":
+        """These rules, their lists and snoozes about parties as the service knows them."""
+        lists = self.lists.under(pseudonym)
+        return RuleSet(self.version, self.rules, self.columns, lists, stand_in=self.stand_in)
 
     def listed(self, event: Event) -> Listed | None:
         """The party of the event that is on the deny list, else the one on the allow list, else None."""
@@ -390,7 +397,7 @@ def _enter(entries: dict[_Key, _Entry], what: str, item: Mapping[str, Any], end:
         party = str(written) if type(written) is int else written
         if not isinstance(party, str) or not 0 < len(party) <= 64:
             raise RulesError(f"{what}: an id is text of 1 to 64 characters.")
-        key = _key(entity, party)
+        key = (entity, party)
         if key in entries:
             raise RulesError(f"{what} holds an id that stands there already; each stands once.")
         entries[key] = entry

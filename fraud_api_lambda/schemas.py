@@ -7,11 +7,13 @@ replay makes the same conversion with :func:`to_minor`, so a cent is a cent on b
 
 import bisect
 import difflib
+import hashlib
+import hmac
 import json
 import math
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, cast
@@ -22,6 +24,7 @@ from pydantic_core import ErrorDetails, from_json
 from .errors import FieldError, InvalidRequest
 from .settings import Outcome
 
+TestInput = Literal["approve", "review", "decline", "degraded"]
 TransactionType = Literal["PAYMENT", "TRANSFER", "CASH_OUT", "CASH_IN", "DEBIT"]
 #: ``Event.type_code`` is the position here; -1 is "absent".
 TYPES: tuple[TransactionType, ...] = ("PAYMENT", "TRANSFER", "CASH_OUT", "CASH_IN", "DEBIT")
@@ -34,6 +37,10 @@ HOUR_MS = 3_600_000
 CLOCK_SKEW_MS = 5 * 60_000
 #: The widest batch a request may carry.
 MAX_BATCH = 1_000
+
+#: Ids of integrators' test inputs begin so: the outcome is forced, whatever the score, and nothing is remembered.
+TEST_INPUTS: tuple["TestInput", ...] = ("approve", "review", "decline", "degraded")
+_TEST_ID = re.compile(rf"test-({'|'.join(TEST_INPUTS)})(-[\x20-\x7e]*)?")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
@@ -129,6 +136,12 @@ class Event:
     lat: float
     long: float
     attributes: Mapping[str, float | str]
+
+    @property
+    def test_input(self) -> TestInput | None:
+        """What the id forces: ``test-approve``, ``test-decline-17`` and so on; None for every other transaction."""
+        found = _TEST_ID.fullmatch(self.transaction_id)
+        return cast(TestInput, found[1]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +327,50 @@ def parse_batch(body: bytes) -> list[Any]:
     return items
 
 
-def to_event(transaction: Transaction, rates: RateTable, clock_ms: int) -> Event:
-    """The transaction in the service's own terms. Raises ``InvalidRequest`` for time and currency."""
+class Pseudonyms:
+    """Parties' ids as keyed hashes: without the key nobody can tell, or test, whose a profile or a record is.
+
+    One id gives one pseudonym whatever its role, so that an account keeps both its directions.
+    """
+
+    def __init__(self, key: str):
+        self._key = hashlib.blake2b(key.encode()).digest()
+
+    def __call__(self, party: str) -> str:
+        return "p_" + hashlib.blake2b(party.encode(), key=self._key, digest_size=16).hexdigest()
+
+    def of(self, asked: str) -> str:
+        """The pseudonym meant by who asks for a party: an id, or a pseudonym taken from an earlier answer."""
+        return asked if _PSEUDONYM.fullmatch(asked) else self(asked)
+
+    def digest(self, data: Any) -> bytes:
+        """As :func:`digest`, under the key: a body can be guessed where only an id in it is not known."""
+        return hmac.digest(self._key, _canonical(data), "sha256")
+
+
+_PSEUDONYM = re.compile(r"p_[0-9a-f]{32}")
+
+
+def digest(data: Any) -> bytes:
+    """SHA-256 of the canonical JSON of ``data`` as it was sent: names sorted, no white space. 32 bytes."""
+    return hashlib.sha256(_canonical(data)).digest()
+
+
+def _canonical(data: Any) -> bytes:
+    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+
+
+def to_event(
+    transaction: Transaction, rates: RateTable, clock_ms: int, pseudonym: Callable[[str], str] | None = None
+) -> Event:
+    """The transaction in the service's own terms, its parties by ``pseudonym`` where there is one.
+
+    Raises ``InvalidRequest`` for time and currency.
+    """
+
+    def party(sent: str | None) -> str | None:
+        return sent if sent is None or pseudonym is None else pseudonym(sent)
+
     time_ms = _time_of(transaction, clock_ms)
     currency = transaction.currency or rates.base
     factor = rates.factor(currency, time_ms)
@@ -329,9 +384,9 @@ def to_event(transaction: Transaction, rates: RateTable, clock_ms: int) -> Event
         currency=currency,
         amount_minor=to_minor(transaction.amount, factor),
         type_code=-1 if transaction.type is None else TYPES.index(transaction.type),
-        customer_id=transaction.customer_id,
-        counterparty_id=transaction.counterparty_id,
-        device_id=transaction.device_id,
+        customer_id=party(transaction.customer_id),
+        counterparty_id=party(transaction.counterparty_id),
+        device_id=party(transaction.device_id),
         oldbalance_orig=_minor_or_nan(transaction.oldbalanceOrg, factor),
         newbalance_orig=_minor_or_nan(transaction.newbalanceOrig, factor),
         oldbalance_dest=_minor_or_nan(transaction.oldbalanceDest, factor),
@@ -340,6 +395,21 @@ def to_event(transaction: Transaction, rates: RateTable, clock_ms: int) -> Event
         long=math.nan if transaction.long is None else transaction.long,
         attributes=transaction.attributes or {},
     )
+
+
+def pack_event(event: Event) -> dict[str, Any]:
+    """The event as plain members for JSON; None where a number is missing."""
+    members = {name: getattr(event, name) for name in Event.__slots__}
+    return {name: None if value != value else value for name, value in members.items()}
+
+
+def unpack_event(members: Mapping[str, Any]) -> Event:
+    """The inverse of :func:`pack_event`. Raises ``TypeError``."""
+    gaps = {name: math.nan for name in _NUMBERS if members.get(name) is None}
+    return Event(**{**members, **gaps})
+
+
+_NUMBERS = ("oldbalance_orig", "newbalance_orig", "oldbalance_dest", "newbalance_dest", "lat", "long")
 
 
 def _minor_or_nan(value: float | None, factor: float) -> float:

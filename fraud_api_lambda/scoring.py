@@ -1,249 +1,454 @@
-"""The hub: a validated transaction in, a decision out, one step a line."""
+"""The hub: a validated transaction in, a recorded decision out, one step a line; and what is learned of it later.
 
+A request makes at most three round trips to stores: the parties' profiles are read, the record is appended, the
+profiles are swapped. The record comes before the profiles because it is the truth and they are a cache of it: whoever
+dies between the two leaves an event that a repeated request, or ``rebuild-profiles``, brings into the profiles. What a
+store does not take goes into the outbox; what that does not take either is decided by ``on_log_failure``, never passed
+over in silence.
+"""
+
+import hmac
+import json
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 
-from .errors import InvalidRequest, RuleFailed
+from . import profiles
+from .decision_log import DecisionLog, Label, Record, Stored, open_decision_log, pack_record, unpack_record
+from .errors import InvalidRequest, NotFound, NotRecorded, RequestConflict, RequestError, StoreUnavailable
 from .feature_store import FeatureStore, open_feature_store
-from .features import FeatureSet, Floats, describe, fill, type_name
+from .features import FeatureSet, Floats, Past
 from .history import History
-from .model import FraudModel, Singles
+from .judge import WITHOUT_BUNDLE_RATES, Scored, Terms, judge, score_row, score_rows
+from .outbox import Kind, Outbox, Sink
 from .reload import ModelSource, Served
-from .rules import Listed, Rule, RuleSet, Verdict, decide
-from .schemas import Decision, Degraded, Event, RateTable, Reason, Transaction, now_ms, rfc3339, to_event
-from .settings import Outcome
+from .rules import RuleSet
+from .schemas import (
+    DECISION,
+    Decision,
+    Degraded,
+    Event,
+    Pseudonyms,
+    Transaction,
+    digest,
+    now_ms,
+    pack_event,
+    parse_transaction,
+    to_event,
+    unpack_event,
+)
+from .settings import LogFailure, Outcome
 
 log = logging.getLogger("fraud.scoring")
 
-#: How many reasons an answer tells; the rest of the log-odds is in the many that matter less.
-MAX_REASONS = 8
-
 _WITHOUT_BUNDLE = FeatureSet()
-_WITHOUT_BUNDLE_RATES = RateTable("USD", 2)
-_OUTCOME_WORDS: dict[Outcome, str] = {"approve": "Approved", "review": "Sent to review", "decline": "Declined"}
+
+#: What is to be told to others of a decision: (kind, key, bytes) for the outbox.
+Notices = Callable[[Decision, bytes], Sequence[tuple[Kind, str, bytes]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``body`` is the decision as JSON, as it was recorded. ``replayed``: it was given before, for the same body."""
+
+    body: bytes
+    replayed: bool = False
+
+    @property
+    def decision(self) -> Decision:
+        return DECISION.validate_json(self.body)
+
+
+@dataclass(slots=True)
+class _Case:
+    """One transaction on its way: what was sent, and what has become of it."""
+
+    transaction: Transaction
+    digest: bytes
+    answer: Answer | RequestError | None = None
+    #: The same id stood earlier in the same request.
+    first: "_Case | None" = None
+
+    def done(self) -> Answer | RequestError:
+        if self.first is not None:
+            answer = self.first.done()
+            return (
+                answer if isinstance(answer, RequestError) else _replayed(answer.body, self.first.digest, self.digest)
+            )
+        assert self.answer is not None
+        return self.answer
+
+
+@dataclass(slots=True)
+class _Judged:
+    """A case that is new, as far as is known, and what was made of it. ``scored`` is None without a model."""
+
+    case: _Case
+    event: Event
+    columns: Floats
+    scored: Scored | None
+    decision: Decision
+
+
+def _again(record: Record, decision: Decision) -> Record:
+    """The record of a decision that had to change after it was made."""
+    return replace(
+        record,
+        outcome=decision.outcome,
+        decided_by=decision.decided_by,
+        degraded=decision.degraded,
+        answer=DECISION.dump_json(decision),
+    )
+
+
+def _replayed(body: bytes, stands: bytes, sent: bytes) -> Answer | RequestConflict:
+    """The answer to a transaction whose id is recorded: the same bytes for the same body, else the conflict."""
+    if hmac.compare_digest(stands, sent):
+        return Answer(body, replayed=True)
+    return RequestConflict(
+        "This transaction_id was sent before with another body. Each transaction has an id of its own."
+    )
 
 
 class FraudScorer:
     """Scores transactions with whatever ``source`` serves at that moment.
 
-    ``store`` remembers the parties' past; without one it is remembered until the process ends. ``without_model`` is the
-    outcome where neither a model nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock``
-    gives ms of UTC.
+    ``store`` remembers the parties' past, ``decisions`` every decision; without them the past is remembered until the
+    process ends, and decisions are not. ``pseudonyms`` is what parties are known by, their ids where it is None.
+    ``notices`` says what goes out about a decision. ``without_model`` is the outcome where neither a model nor a rule
+    has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC.
     """
 
     def __init__(
         self,
         source: ModelSource,
         store: FeatureStore | None = None,
+        decisions: DecisionLog | None = None,
+        outbox: Outbox | None = None,
         *,
+        pseudonyms: Pseudonyms | None = None,
+        notices: Notices | None = None,
         without_model: Outcome = "review",
+        on_log_failure: LogFailure = "review",
         budget_ms: int = 250,
         clock: Callable[[], int] = now_ms,
     ):
         self.source = source
         self.store = open_feature_store("memory://") if store is None else store
+        self.decisions = open_decision_log("none://") if decisions is None else decisions
+        self.outbox = outbox
+        self.pseudonyms = pseudonyms
+        self.notices = notices
         self.without_model = without_model
+        self.on_log_failure = on_log_failure
         self.budget_s = budget_ms / 1000
         self.clock = clock
 
-    def score(self, transaction: Transaction, explain: bool | None = None) -> Decision:
-        """Judge one transaction. ``explain`` None gives reasons unless the outcome is approve.
+    @property
+    def inline(self) -> bool:
+        """Whether all of scoring happens inside this process, so that no thread need wait for it."""
+        return self.store.inline and self.decisions.inline and (self.outbox is None or self.outbox.inline)
 
-        Raises ``InvalidRequest`` for a time, currency or attribute that the served bundle cannot take.
+    # --- decisions ---------------------------------------------------------------------------------------------------
+
+    def answer(self, data: Any, explain: bool | None = None) -> Answer:
+        """Judge one transaction, an object that ``parse_json`` gave, and record the decision.
+
+        The same id with the same body answers the same bytes. ``explain`` None gives reasons unless the outcome is
+        approve. Raises ``InvalidRequest`` for what the contract, or the served bundle, cannot take,
+        ``RequestConflict`` where the id stands for another transaction, ``NotRecorded`` where the decision could be
+        written nowhere and is therefore not given.
         """
-        served, rules = self.source.current()
-        event = self._event(transaction, served)
-        history = self._history([event])
-        past = history.before(event)
-        columns = self._features(served).compute(event, past)
-        history.apply(event, past)
-        history.save()
-        if served is None:
-            return self._decide(None, rules, event, columns, None, None, explain, history)
-        filled = fill(columns, served.model.population)
-        vector = served.model.vector(filled)
-        probability = served.model.probability(vector)
-        return self._decide(served, rules, event, filled, vector, probability, explain, history, columns)
+        [answer] = self._answer([self._case(parse_transaction(data), data)], explain)
+        if isinstance(answer, RequestError):
+            raise answer
+        return answer
 
-    def score_many(
-        self, transactions: Sequence[Transaction | InvalidRequest], explain: bool | None = None
-    ) -> list[Decision | InvalidRequest]:
+    def answer_many(self, items: Sequence[Any], explain: bool | None = None) -> list[Answer | RequestError]:
         """Judge many in their order, each with those before it in its past; a problem stands in its place.
 
-        Each answer equals, to the bit, what :meth:`score` would say one by one.
+        Each answer equals, to the bit, what :meth:`answer` would say one by one at the same moment.
         """
+        cases: list[_Case | RequestError] = []
+        for data in items:
+            try:
+                cases.append(self._case(parse_transaction(data), data))
+            except InvalidRequest as problem:
+                cases.append(problem)
+        answers = iter(self._answer([case for case in cases if isinstance(case, _Case)], explain))
+        return [next(answers) if isinstance(case, _Case) else case for case in cases]
+
+    def score(self, transaction: Transaction, explain: bool | None = None) -> Decision:
+        """:meth:`answer` for a transaction that is parsed already."""
+        return self.answer(transaction.model_dump(exclude_none=True), explain).decision
+
+    def _case(self, transaction: Transaction, data: Any) -> _Case:
+        return _Case(transaction, self.pseudonyms.digest(data) if self.pseudonyms else digest(data))
+
+    def _answer(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
+        started = time.perf_counter()
+        received = self.clock()
         served, rules = self.source.current()
-        features = self._features(served)
-        answers: list[Decision | InvalidRequest | None] = [
-            item if isinstance(item, InvalidRequest) else None for item in transactions
-        ]
-        events: list[tuple[int, Event]] = []
-        for index, transaction in enumerate(transactions):
-            if not isinstance(transaction, InvalidRequest):
+        if len(cases) > 1:
+            self._answer_known(cases)
+        new = self._events(cases, served, received)
+        history = self._history([party for _, event in new for party in Past.parties(event)], received)
+        judged = self._judge(new, served, rules, explain, history)
+        records = [self._record(each, served, history, received, started) for each in judged]
+        standing = self._append(judged, records)
+        if any(standing):
+            # Somebody has answered some of these before: the profiles may hold them, or nothing of them.
+            history = self._history(list(history.versions), received)
+            for each, stands in zip(judged, standing, strict=True):
+                if stands is None:
+                    self._remember(history, each.event)
+                elif isinstance(stands, Record):
+                    self._remember(history, unpack_event(stands.event), received=stands.received_ms)
+        self._save(history)
+        return [case.done() for case in cases]
+
+    def _answer_known(self, cases: Sequence[_Case]) -> None:
+        """Answer what the log holds, and what stands twice among the cases, without judging it."""
+        firsts: dict[str, _Case] = {}
+        for case in cases:
+            if case.transaction.transaction_id:
+                first = firsts.setdefault(case.transaction.transaction_id, case)
+                case.first = None if first is case else first
+        try:
+            found = self.decisions.find(list(firsts)) if firsts else {}
+        except StoreUnavailable:
+            found = {}  # what is there will show when it is appended
+        for transaction_id, known in found.items():
+            case = firsts[transaction_id]
+            case.answer = _replayed(known.record.answer, known.record.digest, case.digest)
+
+    def _events(self, cases: Sequence[_Case], served: Served | None, received: int) -> list[tuple[_Case, Event]]:
+        """The cases that are to be judged; a problem becomes the case's answer."""
+        rates = served.model.rates if served else WITHOUT_BUNDLE_RATES
+        features = served.model.features if served else _WITHOUT_BUNDLE
+        found = []
+        for case in cases:
+            if case.answer is None and case.first is None:
                 try:
-                    event = self._event(transaction, served)
+                    event = to_event(case.transaction, rates, received, self.pseudonyms)
                     features.check(event)
-                    events.append((index, event))
+                    found.append((case, event))
                 except InvalidRequest as problem:
-                    answers[index] = problem
-        if events:
-            history = self._history([event for _, event in events])
-            rows = []
-            for _, event in events:
-                past = history.before(event)
-                rows.append(features.compute(event, past))
-                history.apply(event, past)
-            history.save()
-            columns = np.stack(rows)
-            if served is None:
-                for (index, event), row in zip(events, columns, strict=True):
-                    answers[index] = self._decide(None, rules, event, row, None, None, explain, history)
-            else:
-                filled = fill(columns, served.model.population)
-                vectors = served.model.vector(filled)
-                scores = served.model.probabilities(vectors).tolist()
-                for at, (index, event) in enumerate(events):
-                    answers[index] = self._decide(
-                        served, rules, event, filled[at], vectors[at], scores[at], explain, history, columns[at]
-                    )
-        return [answer for answer in answers if answer is not None]
+                    case.answer = problem
+        return found
 
-    def _event(self, transaction: Transaction, served: Served | None) -> Event:
-        rates = served.model.rates if served else _WITHOUT_BUNDLE_RATES
-        return to_event(transaction, rates, self.clock())
-
-    def _features(self, served: Served | None) -> FeatureSet:
-        return served.model.features if served else _WITHOUT_BUNDLE
-
-    def _history(self, events: Sequence[Event]) -> History:
-        return History(self.store, events, received=self.clock(), deadline=time.monotonic() + self.budget_s)
-
-    def _decide(
+    def _judge(
         self,
+        new: Sequence[tuple[_Case, Event]],
         served: Served | None,
         rules: RuleSet,
-        event: Event,
-        filled: Floats,
-        vector: Singles | None,
-        probability: float | None,
         explain: bool | None,
         history: History,
-        columns: Floats | None = None,
-    ) -> Decision:
-        """Lists, rules, policy, reasons, answer. ``columns`` are the raw features, ``filled`` the same without gaps."""
-        degraded: list[Degraded] = [] if served else ["model"]
-        if not history.available:
-            degraded.append("feature_store")
-        failed = rules.stand_in
-        thresholds = served.model.thresholds if served else None
-        try:
-            fired = rules.fired(event, filled)
-        except RuleFailed as error:  # one rule's fault does not silence the others
-            log.error("a rule cannot be evaluated", extra={"rule": error.rule})
-            fired, failed = error.fired, True
-        if failed:
-            degraded.append("rules")
-        listed = rules.listed(event)
-        verdict = decide(probability, fired, thresholds, self.without_model, listed)
-        reasons: tuple[Reason, ...] = ()
-        wanted = verdict.outcome != "approve" if explain is None else explain
-        if wanted and served is not None and vector is not None and columns is not None:
-            try:
-                reasons = explain_score(served.model, event, columns, vector)
-            except Exception:  # an answer without reasons is worth more than no answer
-                log.exception("reasons failed")
-                degraded.append("explanation")
-        rates = served.model.rates if served else _WITHOUT_BUNDLE_RATES
-        is_fraud = verdict.outcome != "approve"
-        confidence = None
-        if verdict.decided_by == "model" and probability is not None:
-            confidence = probability if is_fraud else 1.0 - probability
-        return Decision(
+    ) -> list[_Judged]:
+        """Judge each event with those before it in its past."""
+        model = served.model if served else None
+        features = model.features if model else _WITHOUT_BUNDLE
+        rows = []
+        for _, event in new:
+            rows.append(features.compute(event, history.before(event)))
+            self._remember(history, event)
+        scores: list[Scored | None] = [None] * len(rows)
+        if model is not None and rows:
+            scores = [score_row(model, rows[0])] if len(rows) == 1 else [*score_rows(model, np.stack(rows))]
+        judged = []
+        for (case, event), columns, scored in zip(new, rows, scores, strict=True):
+            without = event.test_input == "degraded"  # as if there were neither model nor history
+            missing: tuple[Degraded, ...] = () if history.available and not without else ("feature_store",)
+            terms = Terms(self.without_model, explain, missing, self.clock())
+            pair = (None, None) if without else (model, scored)
+            decision = judge(pair[0], rules, event, columns, pair[1], terms)
+            judged.append(_Judged(case, event, columns, pair[1], decision))
+        return judged
+
+    # --- the record --------------------------------------------------------------------------------------------------
+
+    def _record(
+        self, judged: _Judged, served: Served | None, history: History, received: int, started: float
+    ) -> Record:
+        event, decision, scored = judged.event, judged.decision, judged.scored
+        features = served.model.features if served else _WITHOUT_BUNDLE
+        names = [member.name for member in served.bundle.manifest.members] if served else []
+        document = {
+            "event": pack_event(event),
+            "features": {n: v for n, v in zip(features.columns, judged.columns.tolist(), strict=True) if v == v},
+            "members": dict(zip(names, scored.margins, strict=True)) if scored else {},
+            "versions": {party: history.versions.get(party) for party in Past.parties(event)},
+        }
+        return Record(
             transaction_id=event.transaction_id,
-            fraud_probability=probability,
-            is_fraud=is_fraud,
-            prediction="FRAUD" if is_fraud else "LEGIT",
-            confidence=confidence,
-            outcome=verdict.outcome,
-            decided_by=verdict.decided_by,
-            threshold=thresholds.review if thresholds else None,
-            thresholds=thresholds,
-            rules=(*((listed.code,) if listed else ()), *(rule.id for rule in fired)),
-            reasons=reasons,
-            explanation=_explanation(verdict, listed, fired, probability, served),
-            amount=event.amount,
-            currency=event.currency,
-            amount_base=event.amount_minor / rates.minor_factor,
-            base_currency=rates.base,
-            model_version=served.version if served else None,
-            rules_version=rules.version,
-            scored_at=rfc3339(self.clock()),
-            test=False,
-            degraded=tuple(degraded),
+            digest=judged.case.digest,
+            answer=DECISION.dump_json(decision),
+            received_ms=received,
+            time_ms=event.time_ms,
+            customer_id=event.customer_id,
+            counterparty_id=event.counterparty_id,
+            device_id=event.device_id,
+            amount_minor=event.amount_minor,
+            outcome=decision.outcome,
+            decided_by=decision.decided_by,
+            probability=decision.fraud_probability,
+            rules=decision.rules,
+            model_version=decision.model_version,
+            rules_version=decision.rules_version,
+            latency_us=int((time.perf_counter() - started) * 1e6),
+            test=decision.test,
+            degraded=decision.degraded,
+            document=to_json(document).decode(),
         )
 
+    def _append(self, judged: Sequence[_Judged], records: Sequence[Record]) -> list[Record | RequestError | None]:
+        """Write the records and answer the cases: with what was written, or with what stood there before.
 
-def explain_score(model: FraudModel, event: Event, columns: Floats, vector: Singles) -> tuple[Reason, ...]:
-    """The strongest reasons, exact: contributions in log-odds of the calibrated probability.
+        For each: None where it is new, else the record that stands, or why there is no answer.
+        """
+        if not records:
+            return []
+        try:
+            found = self.decisions.append(records)
+        except StoreUnavailable as error:
+            log.error("the decision log did not take decisions", extra={"n": len(records), "reason": str(error)})
+            return [self._spool(each, record) for each, record in zip(judged, records, strict=True)]
+        standing: list[Record | RequestError | None] = []
+        for each, record, stands in zip(judged, records, found, strict=True):
+            if stands is None:
+                self._done(each, record)
+            standing.append(None if stands is None else self._stood(each.case, stands))
+        return standing
 
-    ``columns`` are the raw features, so that a value that was not sent is told as missing, not as its substitute.
-    """
-    reasons = []
-    for group, contribution in model.contributions(vector)[:MAX_REASONS]:
-        if contribution == 0.0:
-            break
-        reasons.append(_reason(group, contribution, event, columns, model))
-    return tuple(reasons)
+    def _done(self, judged: _Judged, record: Record) -> None:
+        """Answer with what was recorded, and put what is to be told to others into the outbox."""
+        judged.case.answer = Answer(record.answer)
+        if self.notices is not None and not record.test:
+            for kind, key, data in self.notices(judged.decision, record.answer):
+                self._keep(kind, key, data)
 
+    def _stood(self, case: _Case, stands: Record) -> Record | RequestError:
+        """Answer with what had been recorded under the id."""
+        case.answer = _replayed(stands.answer, stands.digest, case.digest)
+        return case.answer if isinstance(case.answer, RequestError) else stands
 
-def _reason(group: str, contribution: float, event: Event, columns: Floats, model: FraudModel) -> Reason:
-    direction = "raises" if contribution > 0 else "lowers"
-    value: float | str | None
-    if group == "type":
-        value, subject = type_name(event.type_code), "The type"
-        shown = value
-    elif group.startswith("attributes."):
-        name = group.removeprefix("attributes.")
-        value, subject = event.attributes.get(name), f"The attribute {name}"
-        shown = None if value is None else str(value)
-    else:
-        feature = describe(group)
-        number = float(columns[model.features.columns.index(group)])
-        value = None if math.isnan(number) else number
-        subject = feature.otherwise if feature.kind == "flag" and number == 0.0 else feature.subject
-        money = feature.unit == "base currency"
-        shown = None if value is None else f"{number:,.2f} {model.rates.base}" if money else f"{number:,.4g}"
-        if feature.kind == "flag" and value is not None:
-            return Reason(group.upper(), group, value, contribution, f"{subject} {direction} the risk.")
-    if shown is not None:
-        stated = f" ({shown})"
-    else:
-        gap = "is not known yet" if describe(group).source in {"history", "label"} else "was not sent"
-        stated = f" {gap}; the usual value"
-    return Reason(group.upper(), group, value, contribution, f"{subject}{stated} {direction} the risk.")
+    def _spool(self, judged: _Judged, record: Record) -> Record | RequestError | None:
+        """Keep a record that the log did not take; the answer says so."""
+        judged.decision = replace(judged.decision, degraded=(*judged.decision.degraded, "decision_log"))
+        record = _again(record, judged.decision)
+        try:
+            if self.outbox is None:
+                raise StoreUnavailable("There is no outbox.")
+            waiting = self.outbox.find("decision", record.transaction_id)
+            if waiting is not None:
+                return self._stood(judged.case, unpack_record(waiting))
+            self.outbox.put("decision", record.transaction_id, pack_record(record))
+        except StoreUnavailable as error:
+            log.error("a decision is recorded nowhere", extra={"policy": self.on_log_failure, "reason": str(error)})
+            if self.on_log_failure == "refuse":
+                judged.case.answer = NotRecorded("The decision could not be recorded, so none is given. Try again.")
+                return judged.case.answer
+            if judged.decision.outcome == "approve":
+                judged.decision = replace(
+                    judged.decision,
+                    outcome="review",
+                    decided_by="fallback",
+                    is_fraud=True,
+                    prediction="FRAUD",
+                    confidence=None,
+                    explanation="Sent to review: the decision could not be recorded.",
+                )
+                record = _again(record, judged.decision)
+        self._done(judged, record)
+        return None
 
+    # --- the past ----------------------------------------------------------------------------------------------------
 
-def _explanation(
-    verdict: Verdict, listed: Listed | None, fired: Sequence[Rule], probability: float | None, served: Served | None
-) -> str:
-    done = _OUTCOME_WORDS[verdict.outcome]
-    if listed is not None:
-        because = f": {listed.reason}" if listed.reason else "."
-        return f"{done}: the {listed.entity} is on the {listed.list} list{because}"
-    if verdict.decided_by == "rule":
-        speaking = next(rule for rule in fired if rule.outcome == verdict.outcome)
-        return f"{done} by rule {speaking.id}: {speaking.reason}"
-    if probability is None or served is None:
-        return f"{done}: no model is loaded and no rule fired."
-    thresholds = served.model.thresholds
-    if verdict.outcome == "approve":
-        place = f"below the review threshold of {thresholds.review:.2%}"
-    elif verdict.outcome == "decline":
-        place = f"at or above the decline threshold of {thresholds.decline:.2%}"
-    else:
-        place = f"at or above the review threshold of {thresholds.review:.2%}"
-    return f"{done}: the fraud probability of {probability:.2%} is {place}."
+    def _history(self, parties: Sequence[str], received: int) -> History:
+        return History(self.store, parties, received=received, deadline=time.monotonic() + self.budget_s)
+
+    def _remember(self, history: History, event: Event, *, received: int | None = None) -> None:
+        if event.test_input is None:
+            history.apply(event, received=received)
+
+    def _save(self, history: History) -> None:
+        """Write the profiles; what could not be written goes into the outbox."""
+        left = history.save()
+        if not left:
+            return
+        for event, received in history.applied:
+            parties = [party for party in Past.parties(event) if party in left]
+            if parties:
+                update = {"event": pack_event(event), "received_ms": received, "parties": parties}
+                self._keep("profile", event.transaction_id, to_json(update))
+
+    def _keep(self, kind: Kind, key: str, data: bytes) -> None:
+        """Put what concerns the profiles, or others, into the outbox: its loss would cost no record."""
+        try:
+            if self.outbox is None:
+                raise StoreUnavailable("There is no outbox.")
+            self.outbox.put(kind, key, data)
+        except StoreUnavailable as error:
+            log.error("kept nowhere", extra={"kind": kind, "reason": str(error)})
+
+    # --- labels ------------------------------------------------------------------------------------------------------
+
+    def feedback(self, label: Label) -> tuple[Stored, Label]:
+        """Record somebody's word on a transaction; the counterparty's fraud rate learns of it.
+
+        Gives the record with the label that counts, and the label as it stands. Raises ``NotFound`` for a transaction
+        that was never judged, ``NotRecorded`` where the log does not answer: nothing was promised then.
+        """
+        try:
+            found = self.decisions.label(label)
+        except StoreUnavailable:
+            raise NotRecorded("The label could not be recorded. Send it again later.") from None
+        if found is None:
+            if self.outbox is not None and self.outbox.find("decision", label.transaction_id) is not None:
+                raise NotRecorded("The decision has not reached the log yet. Send the label again later.")
+            raise NotFound("There is no such transaction.")
+        if not self._label_profile(found[0]):
+            self._keep("label", label.transaction_id, label.transaction_id.encode())
+        return found
+
+    def _label_profile(self, stored: Stored) -> bool:
+        """Tell the counterparty's profile what counts; False where that could not be written."""
+        record, label = stored
+        if record.test or label is None or record.counterparty_id is None:
+            return True
+        history = self._history([record.counterparty_id], self.clock())
+        day, key = record.time_ms // profiles.DAY_MS, profiles.id64(record.transaction_id)
+        history.label(record.counterparty_id, day, key, label.received_ms, label.is_fraud)
+        return not history.save()
+
+    # --- what the outbox brings back ---------------------------------------------------------------------------------
+
+    @property
+    def sinks(self) -> dict[Kind, Sink]:
+        """What to do with the outbox's items about records and profiles."""
+        return {"decision": self._deliver_decision, "profile": self._deliver_profile, "label": self._deliver_label}
+
+    def _deliver_decision(self, data: bytes) -> None:
+        record = unpack_record(data)
+        [stands] = self.decisions.append([record])
+        if stands is not None and stands.digest != record.digest:
+            raise ValueError("another transaction stands under this id")
+
+    def _deliver_profile(self, data: bytes) -> None:
+        update = json.loads(data)
+        event = unpack_event(update["event"])
+        history = self._history(update["parties"], self.clock())
+        history.apply(event, received=update["received_ms"], only=update["parties"])
+        if history.save():
+            raise StoreUnavailable("The feature store did not take a profile.")
+
+    def _deliver_label(self, data: bytes) -> None:
+        found = self.decisions.find([data.decode()])
+        for stored in found.values():
+            if not self._label_profile(stored):
+                raise StoreUnavailable("The feature store did not take a label.")

@@ -20,7 +20,7 @@ from fraud_api_lambda.features import NAMES
 from fraud_api_lambda.reload import REFRESH_SECONDS, ModelSource, RulesSource
 from fraud_api_lambda.rules import default_rules
 from fraud_api_lambda.schemas import Decision, parse_transaction
-from fraud_api_lambda.scoring import FraudScorer
+from fraud_api_lambda.scoring import Answer, FraudScorer
 from fraud_api_lambda.settings import Settings, read_settings
 from tests.fraud_api_lambda.asgi import Client
 from tests.fraud_api_lambda.making import KEY, TRUSTED, publish_small, seal_small
@@ -221,8 +221,8 @@ def test_where_no_file_was_ever_fit_the_bundles_rules_stand_in_and_every_answer_
         decision = judged(source, amount=2_000_000)
         assert (decision.rules, decision.degraded) == (("very-large",), ("rules",))
         assert decision.fraud_probability is not None
-    batch = FraudScorer(source).score_many([parse_transaction({"amount": 1})] * 2)
-    assert [item.degraded for item in batch if isinstance(item, Decision)] == [("rules",)] * 2
+    batch = FraudScorer(source).answer_many([{"amount": 1}] * 2)
+    assert [item.decision.degraded for item in batch if isinstance(item, Answer)] == [("rules",)] * 2
 
 
 def test_without_bundle_and_file_the_images_rules_stand_in(tmp_path: Path) -> None:
