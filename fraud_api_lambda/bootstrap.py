@@ -16,9 +16,8 @@ from .errors import BundleMissing, BundleUnreachable, SettingsError
 from .feature_store import open_feature_store
 from .outbox import open_outbox
 from .reload import ModelSource
-from .schemas import Pseudonyms, now_ms
+from .schemas import now_ms, pseudonyms_of
 from .scoring import FraudScorer
-from .secret_setting import read_secret
 from .settings import Settings
 
 log = logging.getLogger("fraud.bootstrap")
@@ -64,16 +63,6 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         clock=clock,
     )
     return create_app(scorer, cors_origins=settings.cors_origins)
-
-
-def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
-    """What parties are to be known by. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
-    key = "none" if setting is None else read_secret(setting, "FRAUD_PSEUDONYM_KEY")
-    if key == "none":
-        return None
-    if len(key) < 32:
-        raise SettingsError("FRAUD_PSEUDONYM_KEY must have at least 32 characters; openssl rand -hex 32 makes one.")
-    return Pseudonyms(key)
 
 
 def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:

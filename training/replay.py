@@ -90,12 +90,12 @@ def play(
     party: Any, row: Any, role: Any,  # entries, by party and then in the order in which things became known
     time_ms: Any, received: Any, key: Any, amount: Any, customer: Any, counterparty: Any,
     lat: Any, long: Any, placed: Any, known_ms: Any, factor: Any, delay_days: Any, out: Any,
-    s: Any, carried: bool,
+    passing: Any, s: Any, carried: bool,
 ) -> None:  # fmt: skip
     """Every party's entries against its own profile: read all that one transaction reads, then update.
 
-    ``s`` (profiles.SIZE,) is where a profile is kept; afterwards it is the last party's. ``carried``: it is the first
-    party's from before, which goes on.
+    ``passing`` rows read and leave no trace: test inputs. ``s`` (profiles.SIZE,) is where a profile is kept; afterwards
+    it is the last party's. ``carried``: it is the first party's from before, which goes on.
     """
     work = np.zeros(8, np.int64)
     n = len(party)
@@ -124,6 +124,8 @@ def play(
             else:
                 rule.counterparty_features(s, t, key[r], factor, delay_days, work, out[r])
         for e in range(first, end):
+            if passing[r]:
+                continue
             if role[e] == COUNTERPARTY:
                 profiles.arrive(s, profiles.RECEIVED, t, key[r], amount[r], customer[r], received[r])
             elif role[e] == DEVICE:
@@ -226,7 +228,8 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
     placed = ~(np.isnan(lat) | np.isnan(long))
     play(
         party[order], row[order], role[order], time_ms, received, key, amount, customer, counterparty,
-        micro(lat), micro(long), placed, known_ms, features.minor_factor, features.delay_days, out, blank(), False,
+        micro(lat), micro(long), placed, known_ms, features.minor_factor, features.delay_days, out,
+        np.zeros(n, np.bool_), blank(), False,
     )  # fmt: skip
 
 
@@ -261,8 +264,8 @@ def type_codes(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
 
 
 def events(frame: pd.DataFrame, rates: RateTable) -> Any:
-    """Yield an :class:`Event` for each row, as far as rules read it: ids, type, currency, attributes."""
-    names = ("customer_id", "counterparty_id", "device_id")
+    """Yield an :class:`Event` for each row, as far as it is judged by: ids, type, currency, attributes."""
+    names = ("transaction_id", "customer_id", "counterparty_id", "device_id")
     texts = {name: frame[name].astype(object).where(frame[name].notna(), None) for name in names if name in frame}
     currency = frame["currency"].fillna(rates.base).tolist() if "currency" in frame else [rates.base] * len(frame)
     ids = [texts[name].tolist() if name in texts else [None] * len(frame) for name in names]
@@ -273,7 +276,7 @@ def events(frame: pd.DataFrame, rates: RateTable) -> Any:
         else [{}] * len(frame)
     )
     nan = float("nan")
-    for time_ms, amount, code, money, customer, counterparty, device, row in zip(
+    for time_ms, amount, code, money, transaction, customer, counterparty, device, row in zip(
         frame["time_ms"].tolist(),
         frame["amount"].tolist(),
         type_codes(frame).tolist(),
@@ -284,7 +287,22 @@ def events(frame: pd.DataFrame, rates: RateTable) -> Any:
     ):
         sent = {name: value for name, value in row.items() if not pd.isna(value)}
         yield Event(
-            "", time_ms, amount, money, 0, code, customer, counterparty, device, nan, nan, nan, nan, nan, nan, sent
+            transaction or "",
+            time_ms,
+            amount,
+            money,
+            0,
+            code,
+            customer,
+            counterparty,
+            device,
+            nan,
+            nan,
+            nan,
+            nan,
+            nan,
+            nan,
+            sent,
         )
 
 

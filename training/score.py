@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,9 +26,11 @@ import pyarrow.parquet as pq
 
 from fraud_api_lambda.errors import RuleFailed
 from fraud_api_lambda.features import Floats, fill
+from fraud_api_lambda.judge import Scored, Terms, judge
 from fraud_api_lambda.reload import Served
-from fraud_api_lambda.rules import decide
-from fraud_api_lambda.schemas import CLOCK_SKEW_MS, now_ms
+from fraud_api_lambda.rules import RuleSet, load_rules
+from fraud_api_lambda.schemas import CLOCK_SKEW_MS, Event, Pseudonyms, now_ms
+from fraud_api_lambda.settings import Outcome
 
 from . import dataset, evaluate, replay
 from .dataset import DataError
@@ -53,7 +55,9 @@ _OUTCOMES: Final = np.array(["approve", "review", "decline"], object)
 
 @dataclass(frozen=True)
 class Options:
-    """``explain``: also the reasons of what is not approved, as JSON text. The rest is as for ``dataset.stream``."""
+    """``explain``: also the reasons of what is not approved, as JSON text. ``pseudonyms`` and ``without_model`` are the
+    service's settings; the rest is as for ``dataset.stream``.
+    """
 
     data: str
     format: str
@@ -61,6 +65,8 @@ class Options:
     mapping: str | None = None
     where: tuple[str, ...] = ()
     explain: bool = False
+    pseudonyms: Pseudonyms | None = None
+    without_model: Outcome = "review"
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,14 @@ class Result:
     #: Of this run; a part of them may have been judged by an earlier one.
     judged: int
     seconds: float
+
+
+def open_served(path: str, keys_dir: Path, rules: Path | None = None) -> Served:
+    """The bundle at ``path`` (see ``evaluate.open_for_evaluation``), with the file ``rules`` in place of its own."""
+    served = evaluate.open_for_evaluation(path, keys_dir)
+    if rules is None:
+        return served
+    return replace(served, rules=load_rules(rules.read_bytes(), served.model.features.columns))
 
 
 def score(served: Served, options: Options, *, progress: Callable[[str], None] = lambda step: None) -> Result:
@@ -84,6 +98,8 @@ def score(served: Served, options: Options, *, progress: Callable[[str], None] =
     folder that belongs to other options or to a run that is still at it.
     """
     began = time.monotonic()
+    if options.pseudonyms:
+        served = replace(served, rules=served.rules.under(options.pseudonyms))
     if options.out.suffix not in (".parquet", ".csv"):
         raise DataError(f"{options.out}: a result is written as .parquet or .csv.")
     work = options.out.with_name(f"{options.out.name}.work")
@@ -159,6 +175,8 @@ def _fingerprint(served: Served, options: Options) -> dict[str, Any]:
         "mapping": Path(options.mapping).read_text() if options.mapping and Path(options.mapping).is_file() else None,
         "where": list(options.where),
         "explain": options.explain,
+        "without_model": options.without_model,
+        "pseudonyms": options.pseudonyms("") if options.pseudonyms else None,
         "bundle": served.version,
         "rules": served.rules.version,
         "code": code.hexdigest(),
@@ -199,6 +217,9 @@ class _Run:
             late = np.flatnonzero(frame["time_ms"].to_numpy() > limit)
             if len(late):
                 raise DataError(f"Row {first + late[0] + 1} lies in the future; the service would refuse it.")
+            for name in ("customer_id", "counterparty_id", "device_id"):
+                if options.pseudonyms and name in frame:
+                    frame[name] = frame[name].map(options.pseudonyms, na_action="ignore")
             with _whole(self._piece(len(pieces))) as path:
                 frame.to_feather(path, compression="lz4")
             spill.add(frame, first)
@@ -224,7 +245,8 @@ class _Run:
             part = self._part(number)
             if not part.exists() and rows:
                 frame = pd.read_feather(self._piece(number))
-                table = judge(self._served, frame, self._columns(frame, first), first, booster, self._options.explain)
+                columns = self._columns(frame, first)
+                table = decisions(self._served, frame, columns, first, booster, self._options)
                 with _whole(part) as path:
                     pq.write_table(table, path)
                 judged += rows
@@ -269,8 +291,8 @@ class _Run:
             self._progress(f"{done} {rows:,} of about {max(self._expected, rows):,} rows")
 
 
-def judge(
-    served: Served, frame: pd.DataFrame, columns: Floats, first: int, booster: bytes | None, explain: bool
+def decisions(
+    served: Served, frame: pd.DataFrame, columns: Floats, first: int, booster: bytes | None, options: Options
 ) -> Any:
     """The decisions on some rows, of which the ``first``-th (from 0) of all comes first, as an Arrow table.
 
@@ -278,44 +300,55 @@ def judge(
     """
     n = len(frame)
     model, rules = served.model, served.rules
+    terms_ = Terms(options.without_model, None if options.explain else False)
     filled = fill(columns, model.population)
     vectors = model.vector(filled)
     probability = evaluate.probabilities(model, vectors, booster)
     by_model = evaluate.outcomes(probability, model.thresholds.review, model.thresholds.decline)
     outcome: list[str] = _OUTCOMES[by_model].tolist()
     decided_by = ["model"] * n
-    told: list[list[str]] = [[]] * n
-    degraded: list[list[str]] = [[]] * n
+    told: list[tuple[str, ...]] = [()] * n
+    degraded: list[tuple[str, ...]] = [()] * n
     reasons: list[str | None] = [None] * n
-    if not rules.silent or explain:
-        scores = probability.tolist()
-        for at, event in enumerate(replay.events(frame, model.rates)):
-            try:
-                fired = rules.fired(event, filled[at])
-            except RuleFailed as error:
-                fired, degraded[at] = error.fired, ["rules"]
-            listed = rules.listed(event)
-            if fired or listed:
-                verdict = decide(scores[at], fired, model.thresholds, "review", listed)
-                outcome[at], decided_by[at] = verdict.outcome, verdict.decided_by
-                told[at] = [*((listed.code,) if listed else ()), *(rule.id for rule in fired)]
-            if explain and outcome[at] != "approve":
-                reasons[at] = "TODO"
+    scores: list[float | None] = probability.tolist()
+    for at, event in enumerate(replay.events(frame, model.rates)):
+        if not (options.explain and by_model[at]) and not _has_a_say(rules, event, filled[at]):
+            continue  # the model's word stands: what judge would say, and nine rows of ten need not ask it
+        scored = Scored(filled[at], vectors[at], [], scores[at] or 0.0)
+        if event.test_input == "degraded":
+            terms = Terms(options.without_model, terms_.explain, ("feature_store",))
+            decision = judge(None, rules, event, columns[at], None, terms)
+        else:
+            decision = judge(model, rules, event, columns[at], scored, terms_)
+        scores[at], outcome[at], decided_by[at] = decision.fraud_probability, decision.outcome, decision.decided_by
+        told[at], degraded[at] = decision.rules, decision.degraded
+        if decision.reasons:
+            reasons[at] = json.dumps([asdict(reason) for reason in decision.reasons])
     made: list[Any] = [
         np.arange(first + 1, first + n + 1),
         frame["transaction_id"] if "transaction_id" in frame else pa.nulls(n, pa.string()),
-        probability,
+        scores,
         outcome,
         decided_by,
         told,
         degraded,
     ]
     kinds = list(_COLUMNS)
-    if explain:
+    if options.explain:
         made.append(reasons)
         kinds.append(("reasons", pa.string()))
     arrays = [pa.array(values, kind, from_pandas=True) for values, (_, kind) in zip(made, kinds, strict=True)]
     return pa.Table.from_arrays(arrays, schema=pa.schema(kinds))
+
+
+def _has_a_say(rules: RuleSet, event: Event, filled: Floats) -> bool:
+    """Whether anything but the model decides, or is to be told."""
+    if event.test_input is not None or rules.listed(event) is not None:
+        return True
+    try:
+        return bool(rules.fired(event, filled))
+    except RuleFailed:
+        return True
 
 
 @contextmanager

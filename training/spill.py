@@ -22,7 +22,7 @@ import pandas as pd
 from fraud_api_lambda import features as rule
 from fraud_api_lambda import profiles
 from fraud_api_lambda.features import FeatureSet, Floats
-from fraud_api_lambda.schemas import RateTable
+from fraud_api_lambda.schemas import RateTable, forced_by
 
 from . import replay
 from .dataset import DataError
@@ -45,6 +45,7 @@ _ENTRY: Final = np.dtype(
         ("lat", "<i4"),
         ("long", "<i4"),
         ("placed", "?"),
+        ("passing", "?"),
         ("role", "i1"),
     ]
 )
@@ -87,6 +88,7 @@ class Spill:
         whole["time_ms"] = frame["time_ms"].to_numpy(np.int64)
         whole["amount"] = replay.minor(frame, replay.factors(frame, self._rates)).astype(np.int64)
         whole["lat"], whole["long"] = replay.micro(lat), replay.micro(long)
+        whole["passing"] = _passing(frame)
         whole["placed"] = ~(np.isnan(lat) | np.isnan(long))
         entries = []
         for role, party in ((replay.CUSTOMER, customer), (replay.COUNTERPARTY, counterparty), (replay.DEVICE, device)):
@@ -198,7 +200,8 @@ class Spill:
             np.ascontiguousarray(entries["party"]), at, np.ascontiguousarray(entries["role"]),
             np.ascontiguousarray(of_row["time_ms"]), nothing, key, amount, customer, counterparty,
             lat, long, np.ascontiguousarray(of_row["placed"]), nothing,
-            self._features.minor_factor, self._features.delay_days, out, s, carried,
+            self._features.minor_factor, self._features.delay_days, out,
+            np.ascontiguousarray(of_row["passing"]), s, carried,
         )  # fmt: skip
         return entries, out[at]
 
@@ -245,6 +248,17 @@ def _ids(frame: pd.DataFrame, name: str) -> Ints:
     codes, names = pd.factorize(frame[name].astype(object))
     numbers = np.array([*map(profiles.id64, names.tolist()), profiles.NOBODY], np.int64)
     found: Ints = numbers[codes]  # an absent id's code is -1
+    return found
+
+
+def _passing(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which rows are integrators' test inputs, of which nothing is remembered, (n,)."""
+    if "transaction_id" not in frame:
+        return np.zeros(len(frame), np.bool_)
+    ids = frame["transaction_id"]
+    found: npt.NDArray[np.bool_] = ids.str.startswith("test-").fillna(False).to_numpy(np.bool_).copy()
+    for at in np.flatnonzero(found):
+        found[at] = forced_by(ids.iloc[at]) is not None
     return found
 
 
