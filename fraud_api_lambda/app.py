@@ -78,9 +78,13 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(_watch(source))
+        watching = asyncio.create_task(_watch(scorer))
+        if scorer.shadow is not None:
+            scorer.shadow.start()
         yield
         watching.cancel()
+        if scorer.shadow is not None:
+            scorer.shadow.stop()
         if threads is not None:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -158,7 +162,7 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
 
     @app.get("/model", summary="What is served", response_model=None, responses=not_served)
     async def model() -> Response:
-        return _json(to_json(_describe_model(source)))
+        return _json(to_json({**_describe_model(source), "challenger": _describe_challenger(scorer)}))
 
     @app.get("/model/report", summary="The bundle's report", response_model=None, responses=not_served)
     async def report() -> Response:
@@ -195,12 +199,14 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
     return app
 
 
-async def _watch(source: ModelSource) -> None:
-    """Look for a new bundle once a minute, in a thread, beside the requests."""
+async def _watch(scorer: FraudScorer) -> None:
+    """Look for new bundles once a minute, in a thread, beside the requests."""
+    sources = [scorer.source, *([scorer.challenger] if scorer.challenger else [])]
     while True:
         await asyncio.sleep(1.0)
-        if source.due():
-            await asyncio.to_thread(source.refresh_if_due)
+        for source in sources:
+            if source.due():
+                await asyncio.to_thread(source.refresh_if_due)
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -328,6 +334,22 @@ def _ready(source: ModelSource, store: str) -> Response:
 def _nothing_served(source: ModelSource) -> NotServed:
     detail = source.trouble.detail if source.trouble else "No bundle is loaded."
     return NotServed(f"{detail} Transactions are decided by rules alone.")
+
+
+def _describe_challenger(scorer: FraudScorer) -> dict[str, Any] | None:
+    """What stands beside the champion; None where no challenger is set or found."""
+    served = scorer.challenger.served if scorer.challenger else None
+    if served is None:
+        return None
+    return {
+        "model_version": served.version,
+        "serial": served.bundle.serial,
+        "share": served.bundle.share,
+        "thresholds": served.bundle.manifest.thresholds.model_dump(),
+        "trained_at": served.bundle.manifest.created_at,
+        "metrics": json.loads(served.bundle.read("metrics.json")).get("test"),
+        "shadow": scorer.shadow.found() if scorer.shadow else None,
+    }
 
 
 def _describe_model(source: ModelSource) -> dict[str, Any]:

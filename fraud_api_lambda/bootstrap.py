@@ -39,13 +39,17 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     if on_aws and settings.decision_log_url.startswith("none:"):
         raise SettingsError("FRAUD_DECISION_LOG_URL is none://: decisions would be lost. Use dynamodb://table.")
     pseudonyms = pseudonyms_of(settings.pseudonym_key)
-    source = ModelSource(
-        settings.model_url,
-        lambda: public_keys(settings.model_public_keys, on_aws=on_aws),
-        rules_url=settings.rules_url,
-        pseudonym=pseudonyms,
-    )
-    source.refresh()
+
+    def look(url: str) -> ModelSource:
+        def keys() -> Mapping[str, bytes]:
+            return public_keys(settings.model_public_keys, on_aws=on_aws)
+
+        source = ModelSource(url, keys, rules_url=settings.rules_url, pseudonym=pseudonyms)
+        source.refresh()
+        return source
+
+    source = look(settings.model_url)
+    challenger = None if settings.challenger_url is None else look(settings.challenger_url)
     deadline_ms = settings.deadline_ms
     scorer = FraudScorer(
         source,
@@ -57,6 +61,7 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         ),
         open_outbox(settings.outbox_url, budget_ms=int(deadline_ms * DECISION_LOG_SHARE)),
         pseudonyms=pseudonyms,
+        challenger=challenger,
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
         budget_ms=deadline_ms,

@@ -464,7 +464,10 @@ def resign(folder: Path, key: SigningKey, public_keys: Mapping[str, bytes]) -> N
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """Which version is served. ``token`` is the store's own mark of this very pointer, for the conditional write."""
+    """Which version is served. ``token`` is the store's own mark of this very pointer, for the conditional write.
+
+    ``share`` is a challenger's: of a hundred customers, how many it answers. Nobody asks a champion's.
+    """
 
     serial: int
     version: str
@@ -472,15 +475,20 @@ class Pointer:
     previous: str | None
     key_id: str
     token: str
+    share: int = 0
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest is trusted. Files are read and checked one by one, through :meth:`read`."""
+    """A bundle whose manifest is trusted. Files are read and checked one by one, through :meth:`read`.
+
+    ``serial`` and ``share`` are the pointer's that named it; None and 0 for one that was opened without.
+    """
 
     manifest: Manifest
     key_id: str
     serial: int | None
+    share: int
     _store: Store = field(repr=False)
     _folder: str = field(repr=False)
     _cache: dict[str, bytes] = field(default_factory=dict, repr=False)
@@ -563,7 +571,8 @@ def _open(store: Store, folder: str, public_keys: Mapping[str, bytes], pointer: 
         _checked_name(name)
     if pointer is not None and manifest.version != pointer.version:
         raise BundleRefused("The manifest is of another version than the pointer names.")
-    return Bundle(manifest, key_id, None if pointer is None else pointer.serial, store, folder)
+    serial, share = (None, 0) if pointer is None else (pointer.serial, pointer.share)
+    return Bundle(manifest, key_id, serial, share, store, folder)
 
 
 def _parse_pointer(data: bytes, token: str, public_keys: Mapping[str, bytes]) -> Pointer:
@@ -580,9 +589,12 @@ def _parse_pointer(data: bytes, token: str, public_keys: Mapping[str, bytes]) ->
     serial, version, digest = inner.get("serial"), inner.get("version"), inner.get("manifest_sha256")
     if not isinstance(serial, int) or not isinstance(version, str) or not isinstance(digest, str):
         raise BundleRefused("The pointer is not understood.")
+    share = inner.get("share", 0)
+    if type(share) is not int or not 0 <= share <= 100:
+        raise BundleRefused("The pointer's share is not a whole number from 0 to 100.")
     previous = inner.get("previous")
     before = _checked_name(previous) if isinstance(previous, str) else None
-    return Pointer(serial, _checked_name(version), digest, before, key_id, token)
+    return Pointer(serial, _checked_name(version), digest, before, key_id, token, share)
 
 
 def _json(data: bytes, what: str) -> Any:
@@ -632,18 +644,18 @@ def publish(
     return _move(store, name, before, remote.manifest.version, source / MANIFEST, key)
 
 
-def point_back(url: str, key: SigningKey, public_keys: Mapping[str, bytes], version: str) -> Pointer:
-    """Point at ``version``, already published here, with a new serial: the one way back. Raises as :func:`publish`."""
+def point_at(url: str, key: SigningKey, public_keys: Mapping[str, bytes], version: str, *, share: int = 0) -> Pointer:
+    """Point at ``version``, which lies beside the pointer already, with a new serial: the way back, and the way from
+    challenger to champion. Raises as :func:`publish`.
+    """
     trusted = {**public_keys, **parse_public_keys(key.public_line())}
     folder, name = split_url(url)
     store = open_store(folder)
     before = _current(store, name, trusted)
-    if before is None:
-        raise BundleMissing("Nothing was published here yet, so there is nothing to roll back.")
     remote = _open(store, f"{_checked_name(version)}/", trusted, None)
     remote.verify()
     text, _ = store.read(f"{version}/{MANIFEST}")
-    return _move(store, name, before, version, text, key)
+    return _move(store, name, before, version, text, key, share)
 
 
 def _current(store: Store, name: str, trusted: Mapping[str, bytes], *, replace: bool = False) -> Pointer | None:
@@ -662,7 +674,13 @@ def _current(store: Store, name: str, trusted: Mapping[str, bytes], *, replace: 
 
 
 def _move(
-    store: Store, name: str, before: Pointer | None, version: str, manifest: Path | bytes, key: SigningKey
+    store: Store,
+    name: str,
+    before: Pointer | None,
+    version: str,
+    manifest: Path | bytes,
+    key: SigningKey,
+    share: int = 0,
 ) -> Pointer:
     text = manifest if isinstance(manifest, bytes) else manifest.read_bytes()
     serial = 1 if before is None else before.serial + 1
@@ -676,6 +694,7 @@ def _move(
         "version": version,
         "manifest_sha256": digest,
         "previous": previous,
+        "share": share,
         "nonce": secrets.token_hex(8),
     }
     pointer = json.dumps(inner)
@@ -684,4 +703,4 @@ def _move(
     written, token = store.read(name)
     if written != data:
         raise PublishConflict("The pointer reads back as another one. Look at it, then publish again.")
-    return Pointer(serial, version, digest, previous, key.key_id, token)
+    return Pointer(serial, version, digest, previous, key.key_id, token, share)

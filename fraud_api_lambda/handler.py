@@ -12,7 +12,7 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .bootstrap import build
-from .reload import ModelSource
+from .scoring import FraudScorer
 from .settings import read_settings
 
 
@@ -35,7 +35,7 @@ def behind_gateway(app: ASGIApp) -> Any:
 
 def lambda_handler(app: FastAPI) -> Any:
     """A Lambda entry around ``app``: HTTP events only, and a look at the pointer once a minute before the answer."""
-    source: ModelSource = app.state.scorer.source
+    scorer: FraudScorer = app.state.scorer
     # A type that Mangum does not know for text leaves as base64, and the gateway would hand on just that.
     text = [*DEFAULT_TEXT_MIME_TYPES, "application/problem+json"]
     serve = Mangum(behind_gateway(app), lifespan="off", text_mime_types=text)
@@ -44,7 +44,7 @@ def lambda_handler(app: FastAPI) -> Any:
         if not isinstance(event, dict) or "requestContext" not in event:
             raise ValueError("Not an HTTP event of API Gateway, and this entry serves nothing else.")
         # Here and not in a thread: Lambda freezes the process between requests, and a frozen download never ends.
-        source.refresh_if_due()
+        scorer.refresh_if_due()
         answer: dict[str, Any] = serve(event, context)
         return answer
 

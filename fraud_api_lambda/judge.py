@@ -5,12 +5,12 @@ The service calls this live; ``python -m training reproduce`` and the batch scor
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import RuleFailed
-from .features import Floats, describe, fill, type_name
+from .features import WIDTH, FeatureSet, Floats, describe, fill, type_name
 from .model import FraudModel, Singles
 from .rules import Listed, Rule, RuleSet, Verdict, decide
 from .schemas import Decision, Degraded, Event, RateTable, Reason, rfc3339
@@ -23,6 +23,8 @@ MAX_REASONS = 8
 #: What amounts are in as long as there is no bundle.
 WITHOUT_BUNDLE_RATES = RateTable("USD", 2)
 
+#: Sources of features that profiles are needed for.
+_PAST = frozenset({"history", "label"})
 _OUTCOME_WORDS: dict[Outcome, str] = {"approve": "Approved", "review": "Sent to review", "decline": "Declined"}
 
 
@@ -43,6 +45,20 @@ class Terms:
     explain: bool | None = None
     missing: tuple[Degraded, ...] = ()
     scored_ms: int = 0
+
+
+def columns_of(features: FeatureSet, event: Event, recorded: Mapping[str, float]) -> Floats:
+    """The raw features (columns,) that ``features`` names, of an event that was ``recorded`` with others.
+
+    History is taken from the record, since the profiles have moved on; all else is computed from the event, since
+    another bundle may have another time zone or other attributes. Gaps are left out of ``recorded``. Raises
+    ``InvalidRequest`` where the event's attributes do not fit.
+    """
+    columns = features.compute(event)
+    for position, name in enumerate(features.columns[:WIDTH]):
+        if describe(name).source in _PAST:
+            columns[position] = recorded.get(name, math.nan)
+    return columns
 
 
 def score_row(model: FraudModel, columns: Floats) -> Scored:

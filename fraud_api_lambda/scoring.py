@@ -7,6 +7,7 @@ store does not take goes into the outbox; what that does not take either is deci
 over in silence.
 """
 
+import hashlib
 import hmac
 import json
 import logging
@@ -43,6 +44,7 @@ from .schemas import (
     unpack_event,
 )
 from .settings import LogFailure, Outcome
+from .shadow import Shadow
 
 log = logging.getLogger("fraud.scoring")
 
@@ -84,15 +86,45 @@ class _Case:
         return self.answer
 
 
-@dataclass(slots=True)
-class _Judged:
-    """A case that is new, as far as is known, and what was made of it. ``scored`` is None without a model."""
+@dataclass(frozen=True, slots=True)
+class _New:
+    """A case that is new, as far as is known, and what is to judge it."""
 
     case: _Case
     event: Event
-    columns: Floats
+    served: Served | None
+    rules: RuleSet
+    features: FeatureSet
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What was made of a new case. ``features`` are the raw ones, gaps left out; ``scored`` is None without a model."""
+
+    new: _New
+    features: dict[str, float]
     scored: Scored | None
     decision: Decision
+
+
+def _scores(new: Sequence[_New], rows: Sequence[Floats]) -> list[Scored | None]:
+    """Each row scored with its own model; rows of one model at once."""
+    if len(rows) == 1:
+        served = new[0].served
+        return [score_row(served.model, rows[0]) if served else None]
+    scores: list[Scored | None] = [None] * len(rows)
+    groups: dict[str, list[int]] = {}
+    for position, each in enumerate(new):
+        if each.served is not None:
+            groups.setdefault(each.served.version, []).append(position)
+    for positions in groups.values():
+        served = new[positions[0]].served
+        assert served is not None
+        for position, scored in zip(
+            positions, score_rows(served.model, np.stack([rows[i] for i in positions])), strict=True
+        ):
+            scores[position] = scored
+    return scores
 
 
 def _again(record: Record, decision: Decision) -> Record:
@@ -120,7 +152,8 @@ class FraudScorer:
 
     ``store`` remembers the parties' past, ``decisions`` every decision; without them the past is remembered until the
     process ends, and decisions are not. ``pseudonyms`` is what parties are known by, their ids where it is None.
-    ``notices`` says what goes out about a decision. ``without_model`` is the outcome where neither a model nor a rule
+    ``notices`` says what goes out about a decision. ``challenger`` answers the share of customers that its pointer says
+    and is judged beside the others. ``without_model`` is the outcome where neither a model nor a rule
     has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC.
     """
 
@@ -133,6 +166,7 @@ class FraudScorer:
         *,
         pseudonyms: Pseudonyms | None = None,
         notices: Notices | None = None,
+        challenger: ModelSource | None = None,
         without_model: Outcome = "review",
         on_log_failure: LogFailure = "review",
         budget_ms: int = 250,
@@ -144,6 +178,8 @@ class FraudScorer:
         self.outbox = outbox
         self.pseudonyms = pseudonyms
         self.notices = notices
+        self.challenger = challenger
+        self.shadow = None if challenger is None else Shadow(challenger, without_model=without_model)
         self.without_model = without_model
         self.on_log_failure = on_log_failure
         self.budget_s = budget_ms / 1000
@@ -153,6 +189,12 @@ class FraudScorer:
     def inline(self) -> bool:
         """Whether all of scoring happens inside this process, so that no thread need wait for it."""
         return self.store.inline and self.decisions.inline and (self.outbox is None or self.outbox.inline)
+
+    def refresh_if_due(self) -> None:
+        """Look for a newer bundle, challenger and rules, once a minute at most."""
+        self.source.refresh_if_due()
+        if self.challenger is not None:
+            self.challenger.refresh_if_due()
 
     # --- decisions ---------------------------------------------------------------------------------------------------
 
@@ -193,20 +235,19 @@ class FraudScorer:
     def _answer(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
         started = time.perf_counter()
         received = self.clock()
-        served, rules = self.source.current()
         if len(cases) > 1:
             self._answer_known(cases)
-        new = self._events(cases, served, received)
-        history = self._history([party for _, event in new for party in Past.parties(event)], received)
-        judged = self._judge(new, served, rules, explain, history)
-        records = [self._record(each, served, history, received, started) for each in judged]
+        new = self._events(cases, received)
+        history = self._history([party for each in new for party in Past.parties(each.event)], received)
+        judged = self._judge(new, explain, history)
+        records = [self._record(each, history, received, started) for each in judged]
         standing = self._append(judged, records)
         if any(standing):
             # Somebody has answered some of these before: the profiles may hold them, or nothing of them.
             history = self._history(list(history.versions), received)
             for each, stands in zip(judged, standing, strict=True):
                 if stands is None:
-                    self._remember(history, each.event)
+                    self._remember(history, each.new.event)
                 elif isinstance(stands, Record):
                     self._remember(history, unpack_event(stands.event), received=stands.received_ms)
         self._save(history)
@@ -227,66 +268,69 @@ class FraudScorer:
             case = firsts[transaction_id]
             case.answer = _replayed(known.record.answer, known.record.digest, case.digest)
 
-    def _events(self, cases: Sequence[_Case], served: Served | None, received: int) -> list[tuple[_Case, Event]]:
+    def _serving(self, transaction: Transaction) -> tuple[Served | None, RuleSet]:
+        """Whose model answers: the same one for a customer every time, unless the challenger's share shrinks."""
+        champion, rules = self.source.current()
+        if self.challenger is None:
+            return champion, rules
+        challenger, own = self.challenger.current()
+        if challenger is None or not challenger.bundle.share:
+            return champion, rules
+        who = transaction.customer_id or transaction.transaction_id or ""
+        # Salted with the version, so that it is not the same customers who try every challenger.
+        number = hashlib.blake2b(f"{challenger.version}/{who}".encode(), digest_size=8).digest()
+        mine = int.from_bytes(number, "little") % 100 < challenger.bundle.share
+        return (challenger, own) if mine else (champion, rules)
+
+    def _events(self, cases: Sequence[_Case], received: int) -> list[_New]:
         """The cases that are to be judged; a problem becomes the case's answer."""
-        rates = served.model.rates if served else WITHOUT_BUNDLE_RATES
-        features = served.model.features if served else _WITHOUT_BUNDLE
         found = []
         for case in cases:
             if case.answer is None and case.first is None:
+                served, rules = self._serving(case.transaction)
+                rates = served.model.rates if served else WITHOUT_BUNDLE_RATES
+                features = served.model.features if served else _WITHOUT_BUNDLE
                 try:
                     event = to_event(case.transaction, rates, received, self.pseudonyms)
                     features.check(event)
-                    found.append((case, event))
+                    found.append(_New(case, event, served, rules, features))
                 except InvalidRequest as problem:
                     case.answer = problem
         return found
 
-    def _judge(
-        self,
-        new: Sequence[tuple[_Case, Event]],
-        served: Served | None,
-        rules: RuleSet,
-        explain: bool | None,
-        history: History,
-    ) -> list[_Judged]:
+    def _judge(self, new: Sequence[_New], explain: bool | None, history: History) -> list[_Judged]:
         """Judge each event with those before it in its past."""
-        model = served.model if served else None
-        features = model.features if model else _WITHOUT_BUNDLE
         rows = []
-        for _, event in new:
-            rows.append(features.compute(event, history.before(event)))
-            self._remember(history, event)
-        scores: list[Scored | None] = [None] * len(rows)
-        if model is not None and rows:
-            scores = [score_row(model, rows[0])] if len(rows) == 1 else [*score_rows(model, np.stack(rows))]
+        for each in new:
+            rows.append(each.features.compute(each.event, history.before(each.event)))
+            self._remember(history, each.event)
         judged = []
-        for (case, event), columns, scored in zip(new, rows, scores, strict=True):
-            without = event.test_input == "degraded"  # as if there were neither model nor history
+        for each, columns, scored in zip(new, rows, _scores(new, rows), strict=True):
+            model = each.served.model if each.served else None
+            without = each.event.test_input == "degraded"  # as if there were neither model nor history
+            if without:
+                model = scored = None
             missing: tuple[Degraded, ...] = () if history.available and not without else ("feature_store",)
             terms = Terms(self.without_model, explain, missing, self.clock())
-            pair = (None, None) if without else (model, scored)
-            decision = judge(pair[0], rules, event, columns, pair[1], terms)
-            judged.append(_Judged(case, event, columns, pair[1], decision))
+            decision = judge(model, each.rules, each.event, columns, scored, terms)
+            raw = zip(each.features.columns, columns.tolist(), strict=True)
+            judged.append(_Judged(each, {name: value for name, value in raw if value == value}, scored, decision))
         return judged
 
     # --- the record --------------------------------------------------------------------------------------------------
 
-    def _record(
-        self, judged: _Judged, served: Served | None, history: History, received: int, started: float
-    ) -> Record:
-        event, decision, scored = judged.event, judged.decision, judged.scored
-        features = served.model.features if served else _WITHOUT_BUNDLE
+    def _record(self, judged: _Judged, history: History, received: int, started: float) -> Record:
+        event, served, decision, scored = judged.new.event, judged.new.served, judged.decision, judged.scored
         names = [member.name for member in served.bundle.manifest.members] if served else []
         document = {
             "event": pack_event(event),
-            "features": {n: v for n, v in zip(features.columns, judged.columns.tolist(), strict=True) if v == v},
+            "features": judged.features,
             "members": dict(zip(names, scored.margins, strict=True)) if scored else {},
             "versions": {party: history.versions.get(party) for party in Past.parties(event)},
         }
         return Record(
             transaction_id=event.transaction_id,
-            digest=judged.case.digest,
+            digest=judged.new.case.digest,
             answer=DECISION.dump_json(decision),
             received_ms=received,
             time_ms=event.time_ms,
@@ -322,15 +366,17 @@ class FraudScorer:
         for each, record, stands in zip(judged, records, found, strict=True):
             if stands is None:
                 self._done(each, record)
-            standing.append(None if stands is None else self._stood(each.case, stands))
+            standing.append(None if stands is None else self._stood(each.new.case, stands))
         return standing
 
     def _done(self, judged: _Judged, record: Record) -> None:
         """Answer with what was recorded, and put what is to be told to others into the outbox."""
-        judged.case.answer = Answer(record.answer)
+        judged.new.case.answer = Answer(record.answer)
         if self.notices is not None and not record.test:
             for kind, key, data in self.notices(judged.decision, record.answer):
                 self._keep(kind, key, data)
+        if self.shadow is not None:
+            self.shadow.offer(judged.new.event, judged.features, judged.decision)
 
     def _stood(self, case: _Case, stands: Record) -> Record | RequestError:
         """Answer with what had been recorded under the id."""
@@ -346,13 +392,13 @@ class FraudScorer:
                 raise StoreUnavailable("There is no outbox.")
             waiting = self.outbox.find("decision", record.transaction_id)
             if waiting is not None:
-                return self._stood(judged.case, unpack_record(waiting))
+                return self._stood(judged.new.case, unpack_record(waiting))
             self.outbox.put("decision", record.transaction_id, pack_record(record))
         except StoreUnavailable as error:
             log.error("a decision is recorded nowhere", extra={"policy": self.on_log_failure, "reason": str(error)})
             if self.on_log_failure == "refuse":
-                judged.case.answer = NotRecorded("The decision could not be recorded, so none is given. Try again.")
-                return judged.case.answer
+                judged.new.case.answer = NotRecorded("The decision could not be recorded, so none is given. Try again.")
+                return judged.new.case.answer
             if judged.decision.outcome == "approve":
                 judged.decision = replace(
                     judged.decision,

@@ -26,6 +26,9 @@ class Settings:
     #: The signed pointer of the bundle to serve: ``file://path`` (relative to the working directory unless it begins
     #: with ``/``) or ``s3://bucket/key``.
     model_url: str = "file://models/current"
+    #: A second pointer, in the same folder: its model is scored beside the first without changing an answer, and
+    #: answers the share of customers that the pointer says. None: no challenger.
+    challenger_url: str | None = None
     #: Keys whose bundles are trusted: ``key_id:base64`` items separated by commas or white space, ``file://path`` of
     #: a file that holds such items, or ``ssm:name`` of a parameter that does.
     model_public_keys: str = "file://keys/development.pub"
@@ -103,6 +106,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             values[field] = text
     settings = Settings(**values)  # type: ignore[arg-type]  # each value was converted for its field above
     scheme_of(settings.model_url, "model", ("file", "s3"))
+    if settings.challenger_url is not None:
+        scheme_of(settings.challenger_url, "challenger", ("file", "s3"))
     if settings.rules_url is not None:
         scheme_of(settings.rules_url, "rules", ("file", "s3"))
     return settings

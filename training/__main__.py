@@ -408,6 +408,30 @@ def rollback(
 
 
 @app.command()
+def promote(
+    challenger: Annotated[str, typer.Option(help="The challenger's pointer.")] = "file://models/challenger",
+    to: Annotated[str, typer.Option(help="The champion's pointer, in the same folder.")] = "file://models/current",
+    share: Annotated[int, typer.Option(help="Of a hundred customers, how many; 100: all; 0: none.")] = 100,
+    key: Annotated[Path | None, typer.Option(help="Private key that signs the pointer.")] = None,
+    force: Annotated[bool, typer.Option(help="Promote past the gate.")] = False,
+    keys: Keys = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Let the challenger answer a share of the customers; without --share make it the champion."""
+    with _one_line():
+        from fraud_api_lambda.bundle import SigningKey
+
+        from .evaluate import trusted_keys
+        from .publish import promote as move
+
+        signing = SigningKey.load(key or keys / "development.key")
+        pointer = move(challenger, to, signing, trusted_keys(keys), share=share, force=force)
+        facts: dict[str, Any] = {"at": to if share == 100 else challenger, "version": pointer.version}
+        facts |= {"serial": pointer.serial, "share": share}
+    _print(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']}, share {share} %)")
+
+
+@app.command()
 def demo(
     port: Annotated[int, typer.Option(help="Of the API.")] = 8000,
     console_port: Annotated[int, typer.Option(help="Of the console.")] = 8501,

@@ -65,7 +65,34 @@ def rollback(target_url: str, key: SigningKey, public_keys: Mapping[str, bytes],
     version = to or bundles.read_pointer(target_url, trusted).previous
     if version is None:
         raise BundleMissing("There is no version before the current one; name one with --to.")
-    return bundles.point_back(target_url, key, trusted, version)
+    return bundles.point_at(target_url, key, trusted, version)
+
+
+def promote(
+    challenger_url: str,
+    champion_url: str,
+    key: SigningKey,
+    public_keys: Mapping[str, bytes],
+    *,
+    share: int = 100,
+    force: bool = False,
+) -> Pointer:
+    """Let the challenger answer ``share`` of a hundred customers, or, at 100, make it the champion.
+
+    Both pointers lie in one folder. 0 ends a canary and asks for no gate; any other share does, as :func:`publish`.
+    Gives the pointer that moved. Raises ``GateError``, ``BundleError`` or ``PublishConflict``.
+    """
+    trusted = {**public_keys, **bundles.parse_public_keys(key.public_line())}
+    if not 0 <= share <= 100:
+        raise GateError("A share is a whole number from 0 to 100: of a hundred customers, how many.")
+    if bundles.split_url(challenger_url)[0] != bundles.split_url(champion_url)[0]:
+        raise GateError("The pointers of champion and challenger must lie in one folder, such as models/.")
+    challenger = load(bundles.open_bundle(challenger_url, trusted))
+    if share and not force:
+        gate(_test_metrics(challenger.bundle.read("metrics.json")), _served_metrics(champion_url, trusted))
+    if share < 100:
+        return bundles.point_at(challenger_url, key, trusted, challenger.version, share=share)
+    return bundles.point_at(champion_url, key, trusted, challenger.version)
 
 
 def _test_metrics(data: bytes) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import random
+import re
 import socket
 import stat
 import threading
@@ -594,20 +595,20 @@ def test_a_broken_bundle_is_not_published_and_the_pointer_stays(tmp_path: Path) 
 def test_going_back_points_at_the_old_version_with_a_new_serial(tmp_path: Path) -> None:
     url = publish_small(tmp_path, "v1")
     publish_small(tmp_path, "v2")
-    back = bundles.point_back(url, KEY, TRUSTED, "v1")
+    back = bundles.point_at(url, KEY, TRUSTED, "v1")
     assert (back.serial, back.version, back.previous) == (3, "v1", "v2")
     open_all(url)
 
 
 def test_going_back_needs_something_published_and_a_version_that_is_there(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/current"
-    with pytest.raises(BundleMissing, match="Nothing was published"):
-        bundles.point_back(url, KEY, TRUSTED, "v1")
+    with pytest.raises(BundleMissing, match=re.escape("There is no 'v1/manifest.json' here")):
+        bundles.point_at(url, KEY, TRUSTED, "v1")
     publish_small(tmp_path, "v1")
     with pytest.raises(BundleMissing):
-        bundles.point_back(url, KEY, TRUSTED, "v0")
+        bundles.point_at(url, KEY, TRUSTED, "v0")
     with pytest.raises(BundleRefused, match="not allowed"):
-        bundles.point_back(url, KEY, TRUSTED, "../v1")
+        bundles.point_at(url, KEY, TRUSTED, "../v1")
     assert bundles.read_pointer(url, TRUSTED).serial == 1
 
 
@@ -675,7 +676,7 @@ def test_a_bundle_goes_to_s3_and_opens_from_there(aws: str, tmp_path: Path) -> N
     bundles.publish(seal_small(tmp_path, "v1"), url, KEY, TRUSTED)
     bundles.publish(seal_small(tmp_path, "v2"), url, KEY, TRUSTED)
     open_all(url)
-    back = bundles.point_back(url, KEY, TRUSTED, "v1")
+    back = bundles.point_at(url, KEY, TRUSTED, "v1")
     assert (back.serial, back.version, back.previous) == (3, "v1", "v2")
     open_all(url)
 

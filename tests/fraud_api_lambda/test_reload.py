@@ -191,7 +191,7 @@ def test_an_older_pointer_put_back_by_hand_is_refused(url: str, clock: Clock, tm
 def test_a_rollback_is_followed(url: str, clock: Clock, tmp_path: Path) -> None:
     publish_small(tmp_path, "v2")
     source = started(url, clock)
-    bundles.point_back(url, KEY, TRUSTED, "v1")
+    bundles.point_at(url, KEY, TRUSTED, "v1")
     source.refresh()
     assert version_of(source) == "v1"
     assert source.trouble is None

@@ -9,8 +9,8 @@ import pytest
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda.bundle import MANIFEST, read_pointer
 from fraud_api_lambda.errors import BundleError, BundleMissing, BundleRefused
-from tests.fraud_api_lambda.making import KEY, OTHER_KEY, TRUSTED, seal_small
-from training.publish import GateError, gate, publish, rollback
+from tests.fraud_api_lambda.making import KEY, OTHER_KEY, TRUSTED, publish_small, seal_small
+from training.publish import GateError, gate, promote, publish, rollback
 
 
 def figures(precision: float | None = 0.9, rate: float | None = 0.01, low: float | None = None) -> dict[str, Any]:
@@ -162,3 +162,48 @@ def test_a_broken_old_version_is_not_rolled_back_to(tmp_path: Path, url: str) ->
     with pytest.raises(BundleRefused, match=r"golden\.json"):
         rollback(url, KEY, TRUSTED)
     assert read_pointer(url, TRUSTED).version == "v2"
+
+
+# --- champion and challenger -----------------------------------------------------------------------------------------
+
+
+def challenger_of(root: Path, version: str, average_precision: float) -> str:
+    """Seal a bundle and point the challenger at it; its URL."""
+    metrics = json.dumps({"test": {"average_precision": average_precision, "fraud_rate": {"weighted": 0.1}}}).encode()
+    seal_small(root, version, files={"metrics.json": metrics})
+    url = f"file://{root}/challenger"
+    bundles.publish(root / version, url, KEY, TRUSTED)
+    return url
+
+
+def test_a_challenger_gets_a_share_then_the_champions_place_and_one_command_goes_back(tmp_path: Path) -> None:
+    champion = publish_small(tmp_path, "v1")
+    challenger = challenger_of(tmp_path, "v2", 0.95)
+    pointer = promote(challenger, champion, KEY, TRUSTED, share=10)
+    assert (pointer.version, pointer.share, bundles.read_pointer(challenger, TRUSTED).share) == ("v2", 10, 10)
+    assert bundles.read_pointer(champion, TRUSTED).version == "v1"
+    assert promote(challenger, champion, KEY, TRUSTED).version == "v2"
+    assert bundles.read_pointer(champion, TRUSTED).version == "v2"
+    assert rollback(champion, KEY, TRUSTED).version == "v1"
+
+
+def test_a_worse_challenger_gets_no_share_but_a_canary_always_ends(tmp_path: Path) -> None:
+    champion = publish_small(tmp_path, "v1")
+    challenger = challenger_of(tmp_path, "v2", 0.5)
+    for share in (10, 100):
+        with pytest.raises(GateError, match="below"):
+            promote(challenger, champion, KEY, TRUSTED, share=share)
+    promote(challenger, champion, KEY, TRUSTED, share=10, force=True)
+    assert promote(challenger, champion, KEY, TRUSTED, share=0).share == 0
+    assert bundles.read_pointer(champion, TRUSTED).version == "v1"
+
+
+@pytest.mark.parametrize("share", [-1, 101])
+def test_a_share_is_from_0_to_100(tmp_path: Path, share: int) -> None:
+    with pytest.raises(GateError, match="0 to 100"):
+        promote(f"file://{tmp_path}/challenger", f"file://{tmp_path}/current", KEY, TRUSTED, share=share)
+
+
+def test_champion_and_challenger_lie_in_one_folder(tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="one folder"):
+        promote(f"file://{tmp_path}/a/challenger", f"file://{tmp_path}/b/current", KEY, TRUSTED)
