@@ -28,6 +28,8 @@ _RANKS: Final[dict[LabelSource, int]] = {"customer": 1, "analyst": 2, "chargebac
 LabelFilter = Literal["fraud", "legitimate", "none"]
 #: Records on one page at most.
 MAX_PAGE: Final = 200
+#: The E12 series: each about a fifth above the one before.
+_EDGES: Final = (100, 120, 150, 180, 220, 270, 330, 390, 470, 560, 680, 820, 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class Day:
 
     day: int  #: days since 1970-01-01
     decisions: int
+    #: What did not occur has no entry, here and below.
     by_outcome: dict[str, int]
     degraded: int
     amount_minor: int
@@ -149,7 +152,7 @@ class Day:
     labels: dict[tuple[bool, bool], int]
     #: Money of what was labelled fraud, flagged or not: (flagged, minor units).
     fraud_minor: dict[bool, int]
-    #: Decisions by latency: (upper edge in us, count), ascending.
+    #: Decisions by latency: (upper edge in us, see :func:`latency_edge`, count), ascending.
     latency_us: tuple[tuple[int, int], ...]
     #: False: the backend stopped counting before the end of the day's records.
     complete: bool = True
@@ -257,6 +260,12 @@ def unpack_record(data: bytes) -> Record:
     for name in ("rules", "degraded"):
         members[name] = tuple(members[name])
     return Record(**members)
+
+
+def latency_edge(latency_us: int) -> int:
+    """The upper edge of the bucket that a latency falls into, in us: 12 buckets a decade, from 100 us on."""
+    decade = int(10 ** max(0, len(str(max(latency_us - 1, 0))) - 3))
+    return next(edge * decade for edge in _EDGES if latency_us <= edge * decade)
 
 
 def write_cursor(*position: int | str) -> str:
