@@ -418,7 +418,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Let the challenger answer a share of the customers; without --share make it the champion."""
-    with _one_line():
+    with one_line():
         from fraud_api_lambda.bundle import SigningKey
 
         from .evaluate import trusted_keys
@@ -428,7 +428,7 @@ def promote(
         pointer = move(challenger, to, signing, trusted_keys(keys), share=share, force=force)
         facts: dict[str, Any] = {"at": to if share == 100 else challenger, "version": pointer.version}
         facts |= {"serial": pointer.serial, "share": share}
-    _print(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']}, share {share} %)")
+    print_result(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']}, share {share} %)")
 
 
 @app.command()
