@@ -70,6 +70,7 @@ def candidates(folder: Path) -> dict[str, Callable[[], Any]]:
             model_url=f"file://{root}/models/current",
             model_public_keys=f"file://{root}/keys/development.pub",
             feature_store_url="memory://",
+            decision_log_url="none://",
             log_level="ERROR",
         )
     )

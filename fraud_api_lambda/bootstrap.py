@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from .app import create_app
 from .bundle import parse_public_keys
 from .decision_log import open_decision_log
-from .errors import BundleMissing, BundleUnreachable, SettingsError
+from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
 from .feature_store import open_feature_store
 from .outbox import open_outbox
 from .reload import ModelSource
@@ -72,19 +72,13 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
 
 def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:
     """The trusted keys by id. Raises ``SettingsError`` where they are malformed, ``BundleError`` where not there."""
-    if setting.startswith("file://"):
-        try:
-            text = Path(setting.removeprefix("file://")).read_text(errors="replace")
-        except OSError:
-            raise BundleMissing(
-                "The file that FRAUD_MODEL_PUBLIC_KEYS names cannot be read. "
-                "Make a key pair with: python -m training keys"
-            ) from None
-    elif setting.startswith("ssm:"):
-        text = _parameter(setting.removeprefix("ssm:"))
-    else:
-        text = setting
-    if text.strip() in {"", "none"}:
+    try:
+        text = read_secret(setting, "FRAUD_MODEL_PUBLIC_KEYS")
+    except SettingsError as error:
+        raise BundleMissing(f"{error} Make a key pair with: python -m training keys") from None
+    except StoreUnavailable as error:
+        raise BundleUnreachable(str(error)) from None
+    if text in {"", "none"}:
         raise BundleMissing("No public key is set yet: publish a bundle first (make publish STACK=...).")
     keys = parse_public_keys(text)
     if on_aws:
@@ -93,22 +87,6 @@ def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:
             log.error("development keys are refused here", extra={"key_ids": refused})
         keys = {key_id: key for key_id, key in keys.items() if not key_id.startswith("dev-")}
     return keys
-
-
-def _parameter(name: str) -> str:
-    """A parameter of SSM, within two seconds."""
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    config = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 2})
-    try:
-        answer = boto3.client("ssm", config=config).get_parameter(Name=name, WithDecryption=True)
-        return str(answer["Parameter"]["Value"])
-    except (BotoCoreError, ClientError) as error:
-        raise BundleUnreachable(
-            f"The parameter with the public keys cannot be read ({type(error).__name__})."
-        ) from None
 
 
 class JsonLines(logging.Formatter):

@@ -96,11 +96,15 @@ class StoreUnavailable(FraudError):
 
 
 class RetryLater(StoreUnavailable):
-    """An item of the outbox could not be delivered; try this one again after ``seconds``."""
+    """An item of the outbox could not be delivered; try this one again after ``seconds``.
 
-    def __init__(self, message: str, seconds: float):
+    ``tried`` False: nothing was sent (its receiver is known to be down), so it is not counted as an attempt.
+    """
+
+    def __init__(self, message: str, seconds: float, *, tried: bool = True):
         super().__init__(message)
         self.seconds = seconds
+        self.tried = tried
 
 
 @dataclass(frozen=True, slots=True)

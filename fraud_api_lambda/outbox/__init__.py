@@ -5,12 +5,14 @@ decision log for a record that the log did not take, the feature store for an ev
 not seen, a webhook. Sinks are idempotent by key, so that an item which is delivered twice (a process killed between
 delivery and removal) has its effect once. Kinds never wait for one another; within a kind items go out in the order in
 which they were put, and one that cannot go yet holds back the later ones of its kind unless its sink says otherwise.
+Where it does say so (``RetryLater``), the item comes again after the waits of ``RETRIES_S``.
 
 Two backends: ``file`` (a folder; a background task drains it) and ``sqs`` (a FIFO queue; Lambda hands its messages to
 ``handler.queue``, which calls the same sinks).
 """
 
 import importlib
+import random
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple, Protocol
 
@@ -27,6 +29,11 @@ Kind = Literal["decision", "profile", "label", "webhook", "stream"]
 #: Delivers an item's bytes. Returns when done; raises ``StoreUnavailable`` to be asked again later (``RetryLater`` with
 #: the seconds until then, letting the items behind pass), anything else to have the item laid aside as a dead letter.
 Sink = Callable[[bytes], None]
+
+
+#: Seconds to wait after the first attempt that ended in ``RetryLater``, after the second, and so on; after one more the
+#: item is a dead letter. About 40 hours in all.
+RETRIES_S: Final = (5, 30, 120, 600, 3_600, 10_800, 43_200, 86_400)
 
 
 class Progress(NamedTuple):
@@ -64,6 +71,16 @@ class Outbox(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def retry_in(attempts: int, asked_s: float) -> float | None:
+    """Seconds from the ``attempts``-th attempt to the next, at least ``asked_s``; None: it was the last.
+
+    Up to a tenth more, by chance, so that what failed together does not come again together.
+    """
+    if attempts > len(RETRIES_S):
+        return None
+    return max(RETRIES_S[max(attempts, 1) - 1], asked_s) * random.uniform(1.0, 1.1)  # noqa: S311
 
 
 def open_outbox(url: str, *, budget_ms: int = 250) -> Outbox:

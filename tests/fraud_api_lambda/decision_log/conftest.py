@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from fraud_api_lambda.decision_log import DecisionLog, open_decision_log
-from tests.fraud_api_lambda.decision_log.servers import PostgresServer, postgres
+from tests.fraud_api_lambda.decision_log.servers import PostgresServer, create_table, postgres
+from tests.fraud_api_lambda.feature_store.servers import moto_server, name_aws
 
 #: How the suite opens its logs: so wide that a busy machine does not decide what it finds.
 AMPLE_MS = 20_000
 KINDS = [
     "sqlite",
     pytest.param("postgresql", marks=pytest.mark.server),
+    pytest.param("dynamodb", marks=pytest.mark.server),
 ]
 
 
@@ -36,6 +38,21 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with moto_server(tmp_path_factory.mktemp("moto")) as address:
+        yield address
+
+
+@pytest.fixture
+def table(moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a new table in the stand-in for AWS, which the environment names."""
+    name_aws(monkeypatch, moto)
+    name = f"decisions-{next(_databases)}"
+    create_table(name)
+    return name
+
+
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
@@ -49,6 +66,8 @@ def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
         server: PostgresServer = request.getfixturevalue("shared_postgres")
         server.execute("TRUNCATE decisions, decision_rules, labels")
         return server.url()
+    if kind == "dynamodb":
+        return f"dynamodb://{request.getfixturevalue('table')}"
     return f"sqlite:///{tmp_path}/new/folder/decisions.db"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.fraud_api_lambda.feature_store.servers import free_port
+from tests.fraud_api_lambda.feature_store.servers import REGION, ROOT, free_port
 
 USER, PASSWORD = "fraud", "hunter2"
 
@@ -161,3 +161,34 @@ def postgres(*options: str) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.remove()
+
+
+def table_in_template() -> dict[str, Any]:
+    """The decisions table's properties in template.yaml."""
+    from samtranslator.yaml_helper import yaml_parse
+
+    properties: dict[str, Any] = yaml_parse((ROOT / "template.yaml").read_text())["Resources"]["Decisions"][
+        "Properties"
+    ]
+    return properties
+
+
+def create_table(name: str) -> None:
+    """The table with the very keys and indexes of template.yaml."""
+    import boto3
+
+    template = table_in_template()
+    indexes = [
+        {key: index[key] for key in ("IndexName", "KeySchema", "Projection")}
+        for index in template["GlobalSecondaryIndexes"]
+    ]
+    client = boto3.client("dynamodb", region_name=REGION)
+    client.create_table(
+        TableName=name,
+        KeySchema=template["KeySchema"],
+        AttributeDefinitions=template["AttributeDefinitions"],
+        GlobalSecondaryIndexes=indexes,
+        BillingMode="PAY_PER_REQUEST",
+    )
+    client.update_time_to_live(TableName=name, TimeToLiveSpecification=template["TimeToLiveSpecification"])
+    client.close()

@@ -203,7 +203,7 @@ def test_timeouts_are_those_of_the_budget_and_nothing_is_tried_twice(monkeypatch
     name_aws(monkeypatch, "http://127.0.0.1:9")
     store = open_feature_store("dynamodb://parties", budget_ms=120)
     assert isinstance(store, DynamoDBFeatureStore)
-    config = store._client.meta.config
+    config = store._service.client.meta.config
     assert (config.connect_timeout, config.read_timeout) == (0.12, 0.12)
     assert config.retries["total_max_attempts"] == 1
     assert config.tcp_keepalive
