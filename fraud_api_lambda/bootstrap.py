@@ -18,6 +18,7 @@ from .outbox import open_outbox
 from .reload import ModelSource
 from .schemas import now_ms, pseudonyms_of
 from .scoring import FraudScorer
+from .secret_setting import read_secret
 from .settings import Settings
 
 log = logging.getLogger("fraud.bootstrap")
