@@ -340,13 +340,13 @@ def apikey(
     as_json: Json = False,
 ) -> None:
     """Make an API key: shows it once, with the item for FRAUD_API_KEYS that lets it in."""
-    _choice("--role", role, ("score", "review", "admin"))
-    with _one_line():
+    choice("--role", role, ("score", "review", "admin"))
+    with one_line():
         from .apikey import make_api_key
 
         made = make_api_key(name, role)  # type: ignore[arg-type]  # checked above
     facts = {"name": name, "role": role, "key": made.secret, "item": made.item}
-    _print(as_json, facts, f"X-API-Key: {made.secret}  (not shown again)\nFRAUD_API_KEYS item: {made.item}")
+    print_result(as_json, facts, f"X-API-Key: {made.secret}  (not shown again)\nFRAUD_API_KEYS item: {made.item}")
 
 
 @app.command()
