@@ -46,6 +46,8 @@ ROLES: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", "/feedback"): "review",
     ("GET", "/parties/{party_id}"): "review",
     ("GET", "/summary"): "review",
+    ("POST", "/rules/check"): "review",
+    ("POST", "/backtest"): "review",
     ("GET", "/metrics"): "admin",
 }
 _OPEN = frozenset(path for (_, path), role in ROLES.items() if role is None)

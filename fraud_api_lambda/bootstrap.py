@@ -18,7 +18,7 @@ from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavai
 from .feature_store import open_feature_store
 from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
-from .schemas import Decision, Pseudonyms, now_ms
+from .schemas import Decision, now_ms, pseudonyms_of
 from .scoring import FraudScorer
 from .secret_setting import read_secret
 from .settings import Settings
@@ -102,16 +102,6 @@ def _secret(setting: str | None, name: str) -> str:
     """What the setting says; empty where it is not set, or where a parameter says ``none`` for the time being."""
     text = "" if setting is None else read_secret(setting, name)
     return "" if text == "none" else text
-
-
-def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
-    """What parties are to be known by. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
-    key = _secret(setting, "FRAUD_PSEUDONYM_KEY")
-    if not key:
-        return None
-    if len(key) < 32:
-        raise SettingsError("FRAUD_PSEUDONYM_KEY must have at least 32 characters; openssl rand -hex 32 makes one.")
-    return Pseudonyms(key)
 
 
 def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:

@@ -26,7 +26,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
@@ -194,23 +194,31 @@ class FileOutbox:
         One whose key waits again already is dropped; a damaged one stays where it is. Raises ``StoreUnavailable``.
         """
         moved = 0
-        until = time.monotonic() + _PATIENCE_S
-        while True:
-            with self._told(), _alone(self._folder / f"{kind}.lock") as mine:
-                if mine:
-                    for name in _names(self._folder / "dead" / kind):
-                        path = self._folder / "dead" / kind / name
-                        with suppress(ValueError):
-                            item = _read(path)._replace(attempts=0, due_ms=0)
-                            self._make(self._folder / "tmp")
-                            self._make(self._folder / kind)
-                            self._place(item, self._folder / kind / _name(item.key))
-                            path.unlink()
-                            moved += 1
-                    return moved
-            if time.monotonic() > until:
-                raise StoreUnavailable("The outbox (file) is being drained: try again.")
-            time.sleep(0.05)
+        with self._patiently(kind):
+            for name in _names(self._folder / "dead" / kind):
+                path = self._folder / "dead" / kind / name
+                with suppress(ValueError):
+                    item = _read(path)._replace(attempts=0, due_ms=0)
+                    self._make(self._folder / "tmp")
+                    self._make(self._folder / kind)
+                    self._place(item, self._folder / kind / _name(item.key))
+                    path.unlink()
+                    moved += 1
+        return moved
+
+    def remove(self, unwanted: Callable[[Kind, bytes], bool]) -> int | None:
+        """A damaged item is about nobody, and stays."""
+        removed = 0
+        kinds = [kind for kind in get_args(Kind) if self._folder.is_dir()]
+        for kind in kinds:
+            with self._patiently(kind):
+                for folder in (self._folder / kind, self._folder / "dead" / kind):
+                    for name in _names(folder):
+                        with suppress(ValueError, FileNotFoundError):
+                            if unwanted(kind, _read(folder / name).data):
+                                (folder / name).unlink()
+                                removed += 1
+        return removed
 
     def close(self) -> None:
         self._closed = True
@@ -268,6 +276,19 @@ class FileOutbox:
             with suppress(FileExistsError):
                 folder.mkdir(mode=0o700 if folder.is_relative_to(self._folder) else 0o777)
             _sync(folder.parent)
+
+    @contextmanager
+    def _patiently(self, kind: Kind) -> Iterator[None]:
+        """Alone with the kind, after whoever drains it now."""
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            with self._told(), _alone(self._folder / f"{kind}.lock") as mine:
+                if mine:
+                    yield
+                    return
+            if time.monotonic() > until:
+                raise StoreUnavailable("The outbox (file) is being drained: try again.")
+            time.sleep(0.05)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
