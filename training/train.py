@@ -26,6 +26,7 @@ import pandas as pd
 import xgboost as xgb
 
 from fraud_api_lambda import bundle as bundles
+from fraud_api_lambda import drift
 from fraud_api_lambda import features as rule
 from fraud_api_lambda.bundle import Manifest, SigningKey
 from fraud_api_lambda.errors import BundleRefused, SettingsError
@@ -683,7 +684,7 @@ def _files(fit: Fit, data: Data, parts: split.Split, rules: bytes) -> dict[str, 
         "forest.npz": pack(*(member.part for member in fit.members)),
         "model.ubj": bytes(fit.booster.save_raw("ubj")),
         "golden.json": _golden(fit, data.columns[parts.validation]),
-        "reference.json": _reference(fit, data.columns[parts.train], data.columns[parts.validation]),
+        "reference.json": _reference(fit, data, parts),
         "rules.yaml": rules,
         "metrics.json": b"{}",
     }
@@ -718,19 +719,15 @@ def _golden(fit: Fit, columns: Floats) -> bytes:
     )
 
 
-def _reference(fit: Fit, train: Floats, validation: Floats) -> bytes:
-    """What drift is measured against: for each picked column the deciles of the training rows and its missing share,
-    and the deciles of the score on the validation rows.
+def _reference(fit: Fit, data: Data, parts: split.Split) -> bytes:
+    """What drift is measured against: the columns, and the score, of the rows that taught nothing. They are the latest,
+    so that the parties' past in them is as long as it will be; in the first weeks of any log it is not.
     """
-    grid = np.linspace(0, 1, 11)
-    columns = {}
-    for name, position in zip(fit.features.picked, fit.features.index.tolist(), strict=True):
-        values = train[:, position]
-        present = values[~np.isnan(values)]
-        edges = np.quantile(present, grid) if len(present) else np.array([])
-        columns[name] = {"deciles": edges.tolist(), "missing": 1.0 - len(present) / len(values)}
-    score = fit.estimator.predict_proba(validation)[:, 1]
-    return _json({"columns": columns, "score": {"deciles": np.quantile(score, grid).tolist()}})
+    rows = np.concatenate((parts.validation, parts.test))
+    score = fit.estimator.predict_proba(data.columns[rows])[:, 1]
+    frame = data.frame.iloc[rows]
+    time_ms, weight = frame["time_ms"].to_numpy(np.int64), frame["weight"].to_numpy(np.float64)
+    return _json(drift.make_reference(data.columns[rows], score, time_ms, weight, fit.features))
 
 
 @contextlib.contextmanager
