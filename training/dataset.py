@@ -357,7 +357,7 @@ class _Part:
             with half.open("wb") as file:
                 for chunk in store.get(key).stream(min_chunk_size=8 << 20):
                     file.write(chunk)
-            half.rename(to)
+            half.replace(to)
         except FileNotFoundError:
             raise DataError(f"{self.name}: no such file.") from None
         except Exception as error:
