@@ -44,8 +44,9 @@ numba.config.CACHE_DIR = str(  # type: ignore[attr-defined]
 )
 
 for _function in (
-    profiles.windows, profiles.distinct, profiles.knows, profiles.days, profiles.frauds, profiles._fold, profiles.holds,
-    profiles._meet, profiles.arrive, profiles.be_at, profiles.label, profiles.reset,
+    profiles.windows, profiles._left, profiles.distinct, profiles.knows, profiles.days, profiles.frauds,
+    profiles.fraud_days, profiles.good_day, profiles._fold, profiles.holds, profiles._meet, profiles.arrive,
+    profiles.be_at, profiles.label, profiles.reset,
     rule.transaction_features, rule.zone_offset, rule.distance_km, rule.customer_features, rule.device_features,
     rule.counterparty_features,
 ):  # fmt: skip
@@ -189,13 +190,13 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
     named = [name for name in ("customer_id", "counterparty_id", "device_id") if name in frame]
     if not named:
         return
-    codes, _ = pd.factorize(pd.concat([frame[name].astype(object) for name in named], ignore_index=True))
+    codes, _ = pd.factorize(pd.concat([frame[name] for name in named], ignore_index=True))
     # NOBODY is 0, which is what an absent id's -1 becomes.
     ids = {name: codes[i * n : (i + 1) * n].astype(np.int64) + 1 for i, name in enumerate(named)}
     nobody = np.zeros(n, np.int64)
     customer, counterparty, device = (ids.get(name, nobody) for name in ("customer_id", "counterparty_id", "device_id"))
     if "transaction_id" in frame:
-        key = pd.factorize(frame["transaction_id"].astype(object))[0].astype(np.int64)
+        key = pd.factorize(frame["transaction_id"])[0].astype(np.int64)
         key = np.where(key < 0, np.arange(n) + n, key) + 1
     else:
         key = np.arange(1, n + 1)

@@ -706,6 +706,7 @@ def _golden(fit: Fit, columns: Floats) -> bytes:
         raise BundleRefused("The members' probabilities differ from the estimator's on the golden rows; not sealed.")
     return _json(
         {
+            "names": list(fit.features.columns),
             "rows": [
                 {
                     "columns": [None if np.isnan(value) else value for value in row],
@@ -713,7 +714,7 @@ def _golden(fit: Fit, columns: Floats) -> bytes:
                     "probability": chance,
                 }
                 for row, margin, chance in zip(rows.tolist(), margins.tolist(), probability.tolist(), strict=True)
-            ]
+            ],
         }
     )
 
