@@ -204,10 +204,7 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
     fraud = (
         np.flatnonzero((frame["is_fraud"].to_numpy() == 1) & (counterparty > 0)) if "is_fraud" in frame else nobody[:0]
     )
-    known_ms = time_ms + features.label_delay_ms
-    if "label_ms" in frame:
-        told = frame["label_ms"]
-        known_ms = np.where(told.notna(), told.fillna(0).to_numpy(np.int64), known_ms)
+    known_ms = labels_known(frame, features.label_delay_ms)
     rows = np.arange(n)
     present = [np.flatnonzero(who > 0) for who in (customer, counterparty, device)]
     party = np.concatenate(
@@ -228,6 +225,15 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
         party[order], row[order], role[order], time_ms, received, key, amount, customer, counterparty,
         _micro(lat), _micro(long), placed, known_ms, features.minor_factor, features.delay_days, out,
     )  # fmt: skip
+
+
+def labels_known(frame: pd.DataFrame, delay_ms: int) -> Ints:
+    """When each row's label became known, (n,) ms: ``label_ms`` where the data say it, else ``delay_ms`` later."""
+    known: Ints = frame["time_ms"].to_numpy(np.int64) + delay_ms
+    if "label_ms" in frame:
+        told = frame["label_ms"]
+        known = np.where(told.notna(), told.fillna(0).to_numpy(np.int64), known)
+    return known
 
 
 def _micro(degrees: Floats) -> Ints:
