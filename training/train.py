@@ -201,6 +201,7 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
         data_profile=profile,
         thresholds=fit.thresholds,
         costs=options.costs,
+        trials=measured["members"],
     )
     measured["importance"] = importance
     files["metrics.json"] = _json(measured)
