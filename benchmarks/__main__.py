@@ -1,5 +1,6 @@
 """``python -m benchmarks``: everything, one after the other."""
 
-from . import request
+from . import replay, request
 
 request.main()
+replay.main()
