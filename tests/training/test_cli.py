@@ -120,6 +120,18 @@ def test_evaluate_prints_the_classic_text_report(cli: Cli, made: dict[str, Any])
         assert words in result.stdout
 
 
+def test_evaluate_leaves_out_customers_known_as_compromised(cli: Cli, made: dict[str, Any]) -> None:
+    words = ("evaluate", "--bundle", made["bundle"], "--data", "data/synthetic.parquet", "--format", "synthetic",
+             "--test", "2025-03-01..2025-03-31", "--json")  # fmt: skip
+    every = asked(cli(*words))["counts"]
+    unknown = asked(cli(*words, "--without-known-frauds", "2025-01-01"))["counts"]
+    assert unknown["rows"] < every["rows"]
+    assert unknown["frauds"] <= every["frauds"]
+    later = asked(cli(*words, "--without-known-frauds", "2025-03-31"))["counts"]  # known in April: nobody leaves
+    assert later == every
+    assert "of the form 2018-07-25" in refused(cli(*words, "--without-known-frauds", "yesterday"))
+
+
 def test_where_and_legit_weight_choose_and_weigh_the_rows(cli: Cli, made: dict[str, Any]) -> None:
     figures = asked(
         cli("evaluate", "--bundle", made["bundle"], "--data", "data/synthetic.parquet", "--format", "synthetic",
