@@ -87,8 +87,8 @@ class RedisServer:
 
 #: moto compares and writes without a lock between its threads, which DynamoDB does as one for an item: here one request
 #: is answered at a time, over as many connections as clients like. To take a transaction back if need be, moto copies
-#: whole tables, to the last number, and for an index entry it makes the item's JSON anew for each attribute; what is done
-#: in their place does for tables with plain projections, many times faster.
+#: whole tables, to the last number, and for an index entry it makes the item's JSON anew for each attribute; what is
+#: done in their place does for tables with plain projections, many times faster.
 _MOTO = """
 import copy, sys, threading
 from werkzeug.serving import run_simple

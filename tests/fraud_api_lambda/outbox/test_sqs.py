@@ -53,7 +53,7 @@ def outbox(queues: Any) -> Iterator[SqsOutbox]:
 
 
 def received(client: Any, queue: str = "outbox.fifo", *, confirm: bool = False) -> list[dict[str, Any]]:
-    """The messages that can be received now, as Lambda hands them over: ten of a group, more once they are confirmed."""
+    """The messages that can be received now, as Lambda hands them over: ten of a group, more once confirmed."""
     url = client.get_queue_url(QueueName=queue)["QueueUrl"]
     found = []
     while True:
