@@ -6,9 +6,9 @@ deduplication id of the last five minutes, delivered or not: it is made of kind 
 which a second one may have something new to say. What is delivered twice does no harm: sinks are idempotent.
 
 What comes of a message is the queue's doing: one that is not confirmed comes again after the queue's visibility timeout
-(``RetryLater``: after the time it says, at most some twelve hours), and after the queue's ``maxReceiveCount`` it is laid
-aside in the dead letter queue. What can never be delivered is laid there at once, or it would hold up its group until
-then. To try dead letters again: ``aws sqs start-message-move-task --source-arn <arn of the dead letter queue>``.
+(``RetryLater``: after the time it says, some twelve hours at most), and lies in the dead letter queue when that has
+happened ``maxReceiveCount`` times. What can never be delivered is laid there at once, or it would hold up its group
+until then. To try dead letters again: ``aws sqs start-message-move-task --source-arn <arn of the dead letter queue>``.
 
 Needs ``sqs:SendMessage``, ``GetQueueUrl`` and ``GetQueueAttributes``; to deliver, ``ChangeMessageVisibility`` as well,
 and ``SendMessage`` and ``GetQueueUrl`` on the dead letter queue.
