@@ -48,6 +48,7 @@ ROLES: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", "/summary"): "review",
     ("POST", "/rules/check"): "review",
     ("POST", "/backtest"): "review",
+    ("GET", "/drift"): "review",
     ("GET", "/metrics"): "admin",
 }
 _OPEN = frozenset(path for (_, path), role in ROLES.items() if role is None)

@@ -21,6 +21,7 @@ Only numpy; constant memory; nothing here knows a route or a schedule.
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
@@ -63,13 +64,11 @@ MIN_FRAUDS: Final = 10.0
 YOUNG_MS: Final = 30 * DAY_MS
 #: Probabilities in so many equal bins, as in ``metrics.json``.
 ECE_BINS: Final = 10
-#: Decisions read at most: for somebody who waits, and on schedule.
-MOST_WAITED_FOR: Final = 20_000
-MOST: Final = 100_000
 
 _BINS = 10
 _FINE = 40
 _CHUNK = 2_000
+_STRIDE, _PAUSE_S = 8, 0.0005
 #: Rows of a stretch of the reference that is compared with the whole.
 _STRETCH_ROWS = 500
 _MOST_SPREAD = 4.0
@@ -485,7 +484,7 @@ class Tally:
         self._rows: list[list[float]] = []
         self.n = 0
         self.left_out = 0
-        self._first_ms, self._last_ms = 0, 0
+        self._span = (math.inf, -math.inf, math.inf, -math.inf)
 
     def add(self, stored: Stored) -> None:
         """Count one decision, if it is one of the bundle's."""
@@ -499,8 +498,9 @@ class Tally:
         features = json.loads(record.document)["features"]
         row = [features.get(name) for name in self._names]
         self._rows.append([math.nan if value is None else value for value in row] + [record.probability])
-        self._first_ms = min(self._first_ms, record.time_ms) if self.n else record.time_ms
-        self._last_ms = max(self._last_ms, record.time_ms)
+        began, ended, first, last = self._span
+        at, arrived = record.time_ms, record.received_ms
+        self._span = min(began, at), max(ended, at), min(first, arrived), max(last, arrived)
         self.n += 1
         if len(self._rows) >= _CHUNK:
             self._count()
@@ -519,7 +519,10 @@ class Tally:
     def findings(self, history_ms: int) -> tuple[tuple[Finding, ...], Finding]:
         """Of every feature, and of the score. ``history_ms``: how far the log goes back."""
         self._count()
-        span = self._last_ms - self._first_ms
+        began, ended, first, last = self._span
+        # A log that was filled in an hour from weeks of transactions has been through every hour of the day; so has a
+        # day of decisions whose clocks are wrong.
+        span = int(max(ended - began, last - first)) if self.n else 0
         alpha = self._reference.alpha
         found = [
             _finding(baseline, counts, span, alpha, young=history_ms < YOUNG_MS)
@@ -671,40 +674,55 @@ def measure(
     *,
     since_ms: int | None = None,
     until_ms: int | None = None,
-    most: int | None = MOST,
+    bounds: "Bounds | None" = None,
 ) -> Report:
     """Look at what arrived in ``[since_ms, until_ms)``, by default in the last day, or in so many more, up to 28, that
-    there are 2,000 decisions; and at 28 days of decisions whose labels are due.
-
-    Of either at most the ``most`` newest are read. Raises ``StoreUnavailable``.
+    there are 2,000 decisions; and at 28 days of decisions whose labels are due. Raises ``StoreUnavailable``.
     """
+    bounds = bounds or Bounds()
     until = now_ms if until_ms is None else until_ms
     begin = until - LONGEST_MS if since_ms is None else since_ms
-    taken = _Newest(decisions, begin, until, most, None if since_ms is not None else until - DAY_MS)
+    taken = _Newest(decisions, begin, until, bounds, None if since_ms is not None else until - DAY_MS)
     due_until = min(until, now_ms) - reference.label_delay_ms
-    due = _Newest(decisions, due_until - CALIBRATION_MS, due_until, most, None)
+    due = _Newest(decisions, due_until - CALIBRATION_MS, due_until, bounds)
     oldest = decisions.search(Search(test=False, oldest_first=True, limit=1)).items
     history_ms = until - oldest[0].record.received_ms if oldest else 0
     report = compare(reference, taken, due, since_ms=begin, until_ms=until, history_ms=max(0, history_ms))
     return replace(report, since=rfc3339(taken.since_ms), complete=taken.complete and due.complete)
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much is read: the newest ``rows`` of what is compared, and of what is due; for ``seconds`` each.
+
+    ``gently``: a thread that never waits keeps the others from the interpreter for 5 ms at a time, so it waits often.
+    """
+
+    rows: int | None = None
+    seconds: float | None = None
+    gently: bool = False
+
+
 class _Newest:
     """The decisions that arrived in ``[since_ms, until_ms)``, newest first, test inputs left out.
 
-    At most ``most``; with ``enough_ms``, no more that arrived before it once there are ``ENOUGH_ROWS``. Afterwards
-    ``since_ms`` is from when on they are all there, and ``complete`` tells whether ``most`` cut them short.
+    With ``enough_ms``, no more that arrived before it once there are ``ENOUGH_ROWS``. Afterwards ``since_ms`` is from
+    when on they are all there, and ``complete`` tells whether ``bounds`` cut them short.
     """
 
-    def __init__(self, decisions: DecisionLog, since_ms: int, until_ms: int, most: int | None, enough_ms: int | None):
+    def __init__(
+        self, decisions: DecisionLog, since_ms: int, until_ms: int, bounds: Bounds, enough_ms: int | None = None
+    ):
         self._decisions = decisions
         self._until_ms = until_ms
-        self._most = most
+        self._bounds = bounds
         self._enough_ms = enough_ms
         self.since_ms = since_ms
         self.complete = True
 
     def __iter__(self) -> Iterator[Stored]:
+        rows, seconds = self._bounds.rows, self._bounds.seconds
+        ends = math.inf if seconds is None else time.monotonic() + seconds
         search = Search(since_ms=max(0, self.since_ms), until_ms=max(0, self._until_ms), test=False, limit=MAX_PAGE)
         n, last = 0, self._until_ms
         while True:
@@ -712,14 +730,24 @@ class _Newest:
             for stored in page.items:
                 arrived = stored.record.received_ms
                 enough = self._enough_ms is not None and n >= ENOUGH_ROWS and arrived < self._enough_ms
-                if enough or n == self._most:
+                if enough or n == rows:
                     self.since_ms, self.complete = last, enough
                     return
                 yield stored
                 n, last = n + 1, arrived
+                if self._bounds.gently and n % _STRIDE == 0:
+                    time.sleep(_PAUSE_S)
             if page.cursor is None:
                 return
+            if time.monotonic() > ends:
+                self.since_ms, self.complete = last, False
+                return
             search = replace(search, cursor=page.cursor)
+
+
+#: For somebody who waits (Lambda ends what takes ten seconds), and on schedule.
+WAITED_FOR: Final = Bounds(20_000, 3.5, gently=True)
+SCHEDULED: Final = Bounds(100_000, 120.0, gently=True)
 
 
 class DriftWatch:
@@ -738,9 +766,7 @@ class DriftWatch:
         self._clock = clock
         self._reference: Reference | None = None
 
-    def look(
-        self, since_ms: int | None = None, until_ms: int | None = None, most: int | None = MOST_WAITED_FOR
-    ) -> Report:
+    def look(self, since_ms: int | None = None, until_ms: int | None = None, bounds: Bounds = WAITED_FOR) -> Report:
         """As :func:`measure`. Raises ``NotServed`` where no bundle is served, or none that tells what it was made of,
         and ``StoreUnavailable``.
         """
@@ -754,12 +780,12 @@ class DriftWatch:
             except BundleError as error:
                 raise NotServed(str(error)) from None
             self._reference = reference
-        return measure(self._decisions, reference, self._clock(), since_ms=since_ms, until_ms=until_ms, most=most)
+        return measure(self._decisions, reference, self._clock(), since_ms=since_ms, until_ms=until_ms, bounds=bounds)
 
     def run(self) -> Report | None:
         """The scheduled look: counted, and one line in the log, a warning that names what drifts. Never raises."""
         try:
-            report = self.look(most=MOST)
+            report = self.look(bounds=SCHEDULED)
         except (NotServed, StoreUnavailable) as error:
             self._metrics.add("drift_looks", "failed")
             log.error("no look for drift", extra={"reason": str(error)})

@@ -6,7 +6,6 @@ threads of their own, whatever the backend.
 
 import asyncio
 import contextlib
-import difflib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -37,7 +36,7 @@ from .parties import PartyView, describe
 from .schemas import CLOCK_SKEW_MS, TYPES, Decision, RateTable, parse_json, parse_rfc3339, rfc3339
 from .scoring import FraudScorer
 from .settings import Outcome
-from .web import json_response, read_body, request_json
+from .web import json_response, query_parameters, read_body, read_query, request_json
 
 #: Reads and labels at once; the rest waits.
 THREADS = 4
@@ -198,10 +197,10 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         summary="List recorded decisions",
         response_model=None,
         responses={200: {"model": TransactionList}, **invalid, **silent},
-        openapi_extra={"parameters": _parameters(_LISTED)},
+        openapi_extra={"parameters": query_parameters(_LISTED)},
     )
     async def transactions(request: Request) -> Response:
-        search = parse_search(_query(request, _LISTED), lambda party: known_as(scorer, party))
+        search = parse_search(read_query(request, _LISTED), lambda party: known_as(scorer, party))
 
         def read() -> bytes:
             page = scorer.decisions.search(search)
@@ -269,10 +268,10 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         summary="Figures by day",
         response_model=None,
         responses={200: {"model": Summary}, **invalid, **silent},
-        openapi_extra={"parameters": _parameters(_SUMMED)},
+        openapi_extra={"parameters": query_parameters(_SUMMED)},
     )
     async def summary(request: Request) -> Response:
-        since, until = parse_days(_query(request, _SUMMED), scorer.clock())
+        since, until = parse_days(read_query(request, _SUMMED), scorer.clock())
         days = await call(scorer.decisions.summary, since, until)
         now, rates, delay_ms = scorer.clock(), _rates(scorer), _label_delay_ms(scorer)
         views = [describe_day(day, now, minor_factor=rates.minor_factor, label_delay_ms=delay_ms) for day in days]
@@ -325,24 +324,6 @@ def known_as(scorer: FraudScorer, asked: str) -> str:
 
 
 # --- reading the question --------------------------------------------------------------------------------------------
-
-
-def _query(request: Request, known: Mapping[str, Any]) -> dict[str, str]:
-    """The query's parameters, each once. Raises ``InvalidRequest`` for those that are not ``known``."""
-    sent = request.query_params.multi_items()
-    values = dict(sent)
-    problems = []
-    for name in values:
-        if name not in known:
-            shown = name if re.fullmatch(r"[a-z_]{1,40}", name) else "(a parameter)"
-            near = difflib.get_close_matches(name, known, n=1) if len(name) <= 40 else []
-            hint = f"Did you mean {near[0]}? " if near else ""
-            problems.append(FieldError(shown, f"is not a parameter of this. {hint}Choices are: {', '.join(known)}"))
-    if len(sent) > len(values):
-        problems.append(FieldError("query", "must hold each parameter once"))
-    if problems:
-        raise InvalidRequest("The query is not valid.", tuple(problems[:20]))
-    return values
 
 
 def parse_search(values: Mapping[str, str], known_as: Callable[[str], str]) -> Search:
@@ -618,13 +599,6 @@ def _label_delay_ms(scorer: FraudScorer) -> int:
 
 
 # --- the contract, written down --------------------------------------------------------------------------------------
-
-
-def _parameters(known: Mapping[str, tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "query", "required": False, "schema": schema, **({"description": text} if text else {})}
-        for name, (text, schema) in known.items()
-    ]
 
 
 def _in_path(name: str) -> dict[str, Any]:
