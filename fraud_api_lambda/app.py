@@ -30,6 +30,7 @@ from .metrics import Metrics
 from .outbox import Kind, Sink
 from .outbox.loop import Drain
 from .reload import ModelSource
+from .routes_drift import add_drift
 from .routes_learning import BODIES as LEARNING_BODIES
 from .routes_learning import add_backtest
 from .routes_records import Feedback, add_records
@@ -222,6 +223,7 @@ def create_app(
 
     add_records(app, scorer, scraped=scraped)
     add_backtest(app, scorer)
+    add_drift(app, scorer)
 
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(HTTPException, _on_http_exception)

@@ -357,7 +357,7 @@ class _Part:
             with half.open("wb") as file:
                 for chunk in store.get(key).stream(min_chunk_size=8 << 20):
                     file.write(chunk)
-            half.rename(to)
+            half.replace(to)
         except FileNotFoundError:
             raise DataError(f"{self.name}: no such file.") from None
         except Exception as error:
@@ -961,10 +961,14 @@ def _as_table(batch: Any) -> Any:
 
 
 def _rebatched(tables: Iterable[Any], rows: int) -> Iterator[Any]:
-    """The same rows in tables of ``rows`` rows; the last may have fewer."""
+    """The same rows in tables of ``rows`` rows; the last may have fewer, and one before columns change their types."""
     held: list[Any] = []
     total = 0
     for table in tables:
+        if held and table.schema != held[0].schema:
+            if total:
+                yield pa.concat_tables(held)
+            held, total = [], 0
         held.append(table)
         total += len(table)
         if total >= rows:

@@ -100,7 +100,7 @@ def export(
     if not count:
         half.unlink(missing_ok=True)
         raise DataError("The log holds no such record.")
-    half.rename(out)
+    half.replace(out)
     return count
 
 

@@ -267,7 +267,7 @@ class _Run:
                 outcomes.update(table.column("outcome").to_pylist())
                 writer.write(table)
         self._state.put(outcomes=outcomes)
-        half.rename(self._options.out)
+        half.replace(self._options.out)
 
     def _columns(self, frame: pd.DataFrame, first: int) -> Floats:
         model = self._served.model
@@ -356,7 +356,7 @@ def _whole(path: Path) -> Iterator[Path]:
     """Where to write a file that is to be there whole or not at all."""
     half = path.with_suffix(".half")
     yield half
-    half.rename(path)
+    half.replace(path)
 
 
 class _Parquet:

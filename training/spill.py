@@ -221,7 +221,7 @@ class Spill:
             for file in files.values():
                 file.close()
         for path in paths.values():
-            path.with_suffix(".half").rename(path)
+            path.with_suffix(".half").replace(path)
 
     # --- giving back -------------------------------------------------------------------------------------------------
 

@@ -370,14 +370,14 @@ def test_stopped_before_any_write_of_all_it_ends_in_the_same_bytes(
         left = last
         out = tmp_path / f"out{last}.parquet"
 
-        def stop_at_last(self: Path, target: Path, left_: list[int] = [left], rename: Any = Path.rename) -> Path:  # noqa: B006
+        def stop_at_last(self: Path, target: Path, left_: list[int] = [left], rename: Any = Path.replace) -> Path:  # noqa: B006
             left_[0] -= 1
             if left_[0] < 0:
                 raise KeyboardInterrupt
             return rename(self, target)  # type: ignore[no-any-return]
 
         with monkeypatch.context() as interrupted:
-            interrupted.setattr(Path, "rename", stop_at_last)
+            interrupted.setattr(Path, "replace", stop_at_last)
             try:
                 score(served, replace(whole, out=out))
             except KeyboardInterrupt:
