@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from .access import open_guard
-from .alerts import Alerts, WebhookSink, parse_webhooks
+from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
 from .app import create_app
 from .bundle import parse_public_keys
 from .decision_log import open_decision_log
@@ -18,7 +18,7 @@ from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavai
 from .feature_store import open_feature_store
 from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
-from .schemas import Decision, Pseudonyms, now_ms
+from .schemas import Decision, now_ms, pseudonyms_of
 from .scoring import FraudScorer
 from .secret_setting import read_secret
 from .settings import Settings
@@ -82,11 +82,15 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         budget_ms=deadline_ms,
         clock=clock,
     )
-    sinks: dict[Kind, Sink] = {**scorer.sinks, "webhook": WebhookSink(receivers)}
+    sinks: dict[Kind, Sink] = {
+        **scorer.sinks,
+        "webhook": WebhookSink(receivers, patience_s=WHOLE_S if on_aws else PATIENCE_S),
+    }
     if stream is not None:
         sinks["stream"] = stream
     guard = open_guard(
-        _secret(settings.api_keys, "FRAUD_API_KEYS") or None,
+        # As it stands: "none" is no keys, but a file that holds nothing is refused and does not open the door.
+        None if settings.api_keys is None else read_secret(settings.api_keys, "FRAUD_API_KEYS"),
         settings.rate_limit,
         behind_gateway=on_aws,
         origins=settings.cors_origins,
@@ -98,16 +102,6 @@ def _secret(setting: str | None, name: str) -> str:
     """What the setting says; empty where it is not set, or where a parameter says ``none`` for the time being."""
     text = "" if setting is None else read_secret(setting, name)
     return "" if text == "none" else text
-
-
-def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
-    """What parties are to be known by. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
-    key = _secret(setting, "FRAUD_PSEUDONYM_KEY")
-    if not key:
-        return None
-    if len(key) < 32:
-        raise SettingsError("FRAUD_PSEUDONYM_KEY must have at least 32 characters; openssl rand -hex 32 makes one.")
-    return Pseudonyms(key)
 
 
 def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:

@@ -541,6 +541,11 @@ def open_bundle(url: str, public_keys: Mapping[str, bytes], pointer: Pointer | N
     return bundle
 
 
+def open_version(url: str, version: str, public_keys: Mapping[str, bytes]) -> Bundle:
+    """Open the bundle ``version`` beside the pointer at ``url``, wherever that points. Raises a ``BundleError``."""
+    return _open(open_store(split_url(url)[0]), f"{_checked_name(version)}/", public_keys, None)
+
+
 def open_folder(folder: Path, public_keys: Mapping[str, bytes]) -> Bundle:
     """Open a bundle's own folder, without a pointer. Raises a ``BundleError``."""
     return _open(FileStore(folder), "", public_keys, None)

@@ -21,7 +21,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from .errors import FieldError, InvalidRequest
+from .errors import FieldError, InvalidRequest, SettingsError
+from .secret_setting import read_secret
 from .settings import Outcome
 
 TestInput = Literal["approve", "review", "decline", "degraded"]
@@ -140,8 +141,13 @@ class Event:
     @property
     def test_input(self) -> TestInput | None:
         """What the id forces: ``test-approve``, ``test-decline-17`` and so on; None for every other transaction."""
-        found = _TEST_ID.fullmatch(self.transaction_id)
-        return cast(TestInput, found[1]) if found else None
+        return forced_by(self.transaction_id)
+
+
+def forced_by(transaction_id: str) -> TestInput | None:
+    """See :attr:`Event.test_input`."""
+    found = _TEST_ID.fullmatch(transaction_id)
+    return cast(TestInput, found[1]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +352,16 @@ class Pseudonyms:
     def digest(self, data: Any) -> bytes:
         """As :func:`digest`, under the key: a body can be guessed where only an id in it is not known."""
         return hmac.digest(self._key, _canonical(data), "sha256")
+
+
+def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
+    """What parties are to be known by. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
+    key = "none" if setting is None else read_secret(setting, "FRAUD_PSEUDONYM_KEY")
+    if key == "none":
+        return None
+    if len(key) < 32:
+        raise SettingsError("FRAUD_PSEUDONYM_KEY must have at least 32 characters; openssl rand -hex 32 makes one.")
+    return Pseudonyms(key)
 
 
 _PSEUDONYM = re.compile(r"p_[0-9a-f]{32}")

@@ -15,7 +15,10 @@
 - ``report``: one HTML page, its pictures, the model card.
 - ``publish``: the gate, and the signed pointer that says which bundle is served.
 
+Over what was decided: ``score`` (a file of any size; ``spill`` replays its history from disk), ``reproduce``,
+``rebuild``, ``records`` (export, erase, forget).
+
 Around a run: ``compare`` (the leaderboard), ``tracking`` (MLflow), ``demo`` (everything on one machine), ``runtime``
-(the real Lambda runtime here), ``stack`` (a deployed one). Training imports the service's modules, never the other way
-round: a transaction means here what it means there.
+(the real Lambda runtime here), ``stack`` (a deployed one); ``cli`` and ``commands_records`` are of the command line.
+Training imports the service's modules, never the other way round: a transaction means here what it means there.
 """

@@ -4,10 +4,7 @@ Modules are imported inside the commands: ``--help`` answers at once, and ``smok
 0 done, 1 refused or failed (one line on stderr says why and what to do), 2 the command line itself is wrong.
 """
 
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,20 +12,34 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+from . import commands_learning, commands_records
+from .cli import (
+    Data,
+    Format,
+    Json,
+    Keys,
+    LegitWeight,
+    Mapping_,
+    MLflow,
+    Region,
+    Seed,
+    Stack,
+    Where,
+    choice,
+    one_line,
+    print_result,
+    steps,
+)
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else.")]
-Data = Annotated[str, typer.Option(help="CSV or Parquet file, a folder of them, or either on s3://.")]
-Format = Annotated[str, typer.Option(help="paysim, handbook, csv (with --mapping) or synthetic.")]
-Mapping_ = Annotated[str | None, typer.Option("--mapping", help="YAML file that names your columns (format csv).")]
-Where = Annotated[list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE; may be repeated.")]
-LegitWeight = Annotated[float, typer.Option(help="Weight of each legitimate row, for samples of frauds and controls.")]
-Keys = Annotated[Path, typer.Option("--keys", help="Folder of signing keys.")]
-Models = Annotated[Path, typer.Option("--models", help="Folder of bundles.")]
-Stack = Annotated[str | None, typer.Option(help="Name of a deployed stack.")]
-Region = Annotated[str | None, typer.Option(help="AWS region; default: the environment's.")]
-MLflow = Annotated[bool, typer.Option("--mlflow", help="Log into MLflow as well: FRAUD_MLFLOW_URI.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+KnownSince = Annotated[
+    str | None,
+    typer.Option(
+        "--without-known-frauds",
+        metavar="DAY",
+        help="Leave out of each test day the customers with a fraud since DAY that is known by then (2018-07-25).",
+    ),
+]
 
 
 @app.command()
@@ -39,7 +50,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Make transactions of customers with habits, and frauds in documented scenarios."""
-    with _one_line():
+    with one_line():
         from .synthetic import generate as make
         from .synthetic import write
 
@@ -47,7 +58,7 @@ def generate(
         out.parent.mkdir(parents=True, exist_ok=True)
         write(frame, out)
     frauds = int(frame["is_fraud"].sum())
-    _print(
+    print_result(
         as_json,
         {"out": str(out), "rows": len(frame), "frauds": frauds},
         f"{len(frame):,} rows, {frauds:,} frauds: {out}",
@@ -82,6 +93,13 @@ def run(
         str | None, typer.Option(help="Days to calibrate on; default: the last fifth of --train.")
     ] = None,
     test: Annotated[str | None, typer.Option(help="Days to judge on.")] = None,
+    known_since: KnownSince = None,
+    rehearse: Annotated[
+        str | None,
+        typer.Option(
+            help="Choose trees and weights by the same split so much earlier, such as 14d; with --train, --test."
+        ),
+    ] = None,
     delay: Annotated[
         str | None, typer.Option(help="Label delay: 7d, 36h; default: 7 days or a tenth of the span.")
     ] = None,
@@ -115,15 +133,15 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train, evaluate and seal a bundle. The pointer is not touched: see publish."""
-    _choice("--features", features, ("pre", "posted"))
-    _choice("--champion", champion, ("xgboost", "auto", "blend"))
-    _choice("--blend", blend, ("fitted", "equal", "none"))
+    choice("--features", features, ("pre", "posted"))
+    choice("--champion", champion, ("xgboost", "auto", "blend"))
+    choice("--blend", blend, ("fitted", "equal", "none"))
     if (champion, blend) == ("blend", "none"):
         typer.echo("error: --champion blend with --blend none is no blend; choose fitted or equal.", err=True)
         raise typer.Exit(2)
-    _choice("--split", split, ("time", "random"))
-    _choice("--tuner", tuner, ("random", "optuna"))
-    with _one_line(), _progress() as progress:
+    choice("--split", split, ("time", "random"))
+    choice("--tuner", tuner, ("random", "optuna"))
+    with one_line(), steps() as progress:
         from . import train as training
         from .metrics import Costs
         from .split import parse_delay
@@ -144,6 +162,8 @@ def run(
             train_range=train,
             validation_range=validation,
             test_range=test,
+            known_since=known_since,
+            rehearse_ms=None if rehearse is None else parse_delay(rehearse),
             delay_ms=None if delay is None else parse_delay(delay),
             folds=cv,
             tune=tune,
@@ -179,7 +199,9 @@ def run(
     }
     if "cross_validation" in result.metrics:
         summary["cross_validation"] = result.metrics["cross_validation"]
-    _print(as_json, summary, _summary(result.bundle, figures, result.metrics.get("cross_validation"), result.seconds))
+    print_result(
+        as_json, summary, _summary(result.bundle, figures, result.metrics.get("cross_validation"), result.seconds)
+    )
 
 
 @app.command()
@@ -199,6 +221,7 @@ def compare(
         str | None, typer.Option(help="Days to calibrate on; default: the last fifth of --train.")
     ] = None,
     test: Annotated[str | None, typer.Option(help="Days to judge on.")] = None,
+    known_since: KnownSince = None,
     delay: Annotated[str | None, typer.Option(help="Label delay: 7d, 36h; default as in run.")] = None,
     tune: Annotated[int, typer.Option(help="Candidates the search tries first; 0: none.", min=0, max=500)] = 0,
     tuner: Annotated[str, typer.Option(help="random (RandomizedSearchCV) or optuna (with pruning).")] = "random",
@@ -209,10 +232,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Every kind of model and every way to meet rarity on the same rows: a leaderboard with intervals."""
-    _choice("--features", features, ("pre", "posted"))
-    _choice("--split", split, ("time", "random"))
-    _choice("--tuner", tuner, ("random", "optuna"))
-    with _one_line(), _progress() as progress:
+    choice("--features", features, ("pre", "posted"))
+    choice("--split", split, ("time", "random"))
+    choice("--tuner", tuner, ("random", "optuna"))
+    with one_line(), steps() as progress:
         from . import compare as comparison
         from .split import parse_delay
         from .train import Options
@@ -230,6 +253,7 @@ def compare(
             train_range=train,
             validation_range=validation,
             test_range=test,
+            known_since=known_since,
             delay_ms=None if delay is None else parse_delay(delay),
             tune=tune,
             tuner=tuner,  # type: ignore[arg-type]
@@ -244,7 +268,7 @@ def compare(
             from .tracking import log_comparison
 
             progress(str(log_comparison(board, files)))
-    _print(as_json, comparison.as_json(board), "\n".join((shown, *map(str, files))))
+    print_result(as_json, comparison.as_json(board), "\n".join((shown, *map(str, files))))
 
 
 @app.command()
@@ -256,28 +280,35 @@ def evaluate(
     where: Where = None,
     legit_weight: LegitWeight = 1.0,
     test: Annotated[str | None, typer.Option(help="Judge only these days; earlier rows are history.")] = None,
+    known_since: KnownSince = None,
     seed: Seed = 0,
     keys: Keys = Path("keys"),
     as_json: Json = False,
 ) -> None:
     """Score a file through a sealed bundle, as the service opens it, and measure."""
-    with _one_line():
+    with one_line():
+        import numpy as np
+
         from . import dataset, metrics
         from . import evaluate as judge
         from .metrics import Costs
         from .split import within
+        from .train import unknown_customers
 
         served = judge.open_for_evaluation(bundle, keys)
         frame = dataset.load(data, format, mapping=mapping, where=tuple(where or ()), legit_weight=legit_weight)
         columns = judge.replayed(served, frame)
-        if test is not None:
-            rows = within(frame["time_ms"].to_numpy(), test)
-            frame, columns = frame.iloc[rows], columns[rows]
+        rows = np.arange(len(frame)) if test is None else within(frame["time_ms"].to_numpy(), test)
+        if known_since is not None:
+            rows = unknown_customers(frame, rows, served.bundle.manifest.label_delay_ms, known_since)
+        if not len(rows):
+            raise dataset.DataError("No row is left to judge.")
+        frame, columns = frame.iloc[rows], columns[rows]
         scored = judge.score(served, frame, columns)
         costs = Costs(**served.bundle.manifest.training.get("costs", {}))
         figures = {"version": served.version, **metrics.metrics(scored, costs=costs, seed=seed)}
         text = metrics.classification_text(scored)
-    _print(as_json, figures, f"{text}\n{_lines(figures)}")
+    print_result(as_json, figures, f"{text}\n{_lines(figures)}")
 
 
 @app.command()
@@ -290,7 +321,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Take the report out of a sealed bundle: one HTML page, PNGs, metrics.json, the model card."""
-    with _one_line():
+    with one_line():
         from .evaluate import open_for_evaluation
 
         served = open_for_evaluation(bundle, keys)
@@ -302,7 +333,9 @@ def report(
         out.mkdir(parents=True, exist_ok=True)
         for name in names:
             (out / name).write_bytes(served.bundle.read(name))
-    _print(as_json, {"version": served.version, "files": [str(out / name) for name in names]}, f"{out / 'report.html'}")
+    print_result(
+        as_json, {"version": served.version, "files": [str(out / name) for name in names]}, f"{out / 'report.html'}"
+    )
 
 
 @app.command()
@@ -317,13 +350,13 @@ def keys(
     """Make an Ed25519 key pair: the private half for signing, the public line for FRAUD_MODEL_PUBLIC_KEYS."""
     import secrets
 
-    with _one_line():
+    with one_line():
         from .train import make_key_pair
 
         prefix = "dev" if name == "development" else name
         made = make_key_pair(folder, name, key_id or f"{prefix}-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(2)}")
     facts = {"key_id": made.key_id, "private": str(folder / f"{name}.key"), "public": made.public_line()}
-    _print(as_json, facts, f"{facts['private']} (keep it)\n{facts['public']}")
+    print_result(as_json, facts, f"{facts['private']} (keep it)\n{facts['public']}")
 
 
 @app.command()
@@ -333,13 +366,13 @@ def apikey(
     as_json: Json = False,
 ) -> None:
     """Make an API key: shows it once, with the item for FRAUD_API_KEYS that lets it in."""
-    _choice("--role", role, ("score", "review", "admin"))
-    with _one_line():
+    choice("--role", role, ("score", "review", "admin"))
+    with one_line():
         from .apikey import make_api_key
 
         made = make_api_key(name, role)  # type: ignore[arg-type]  # checked above
     facts = {"name": name, "role": role, "key": made.secret, "item": made.item}
-    _print(as_json, facts, f"X-API-Key: {made.secret}  (not shown again)\nFRAUD_API_KEYS item: {made.item}")
+    print_result(as_json, facts, f"X-API-Key: {made.secret}  (not shown again)\nFRAUD_API_KEYS item: {made.item}")
 
 
 @app.command()
@@ -360,7 +393,7 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Check the gate, copy the bundle, move the signed pointer. With --stack: to a deployed stack."""
-    with _one_line(), TemporaryDirectory() as scratch:
+    with one_line(), TemporaryDirectory() as scratch:
         if source:
             from .tracking import fetch
 
@@ -385,7 +418,7 @@ def publish(
             trusted = trusted_keys(keys)
             pointer = send(sealed_folder(bundle, trusted), to, signing, trusted, force=force)
             facts = {"to": to, "version": pointer.version, "serial": pointer.serial, "key_id": pointer.key_id}
-    _print(as_json, facts, f"{facts['to']} -> {facts['version']} (serial {facts['serial']})")
+    print_result(as_json, facts, f"{facts['to']} -> {facts['version']} (serial {facts['serial']})")
 
 
 @app.command()
@@ -399,7 +432,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Point back at a version that was published before. The serial grows all the same."""
-    with _one_line():
+    with one_line():
         if stack:
             from .stack import rollback_stack
 
@@ -413,7 +446,7 @@ def rollback(
 
             pointer = back(at, SigningKey.load(key or keys / "development.key"), trusted_keys(keys), to)
             facts = {"at": at, "version": pointer.version, "serial": pointer.serial}
-    _print(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']})")
+    print_result(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']})")
 
 
 @app.command()
@@ -427,7 +460,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Let the challenger answer a share of the customers; without --share make it the champion."""
-    with _one_line():
+    with one_line():
         from fraud_api_lambda.bundle import SigningKey
 
         from .evaluate import trusted_keys
@@ -437,7 +470,7 @@ def promote(
         pointer = move(challenger, to, signing, trusted_keys(keys), share=share, force=force)
         facts: dict[str, Any] = {"at": to if share == 100 else challenger, "version": pointer.version}
         facts |= {"serial": pointer.serial, "share": share}
-    _print(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']}, share {share} %)")
+    print_result(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']}, share {share} %)")
 
 
 @app.command()
@@ -455,7 +488,7 @@ def demo(
 @app.command()
 def smoke(stack: Annotated[str, typer.Option(help="Name of a deployed stack.")], region: Region = None) -> None:
     """Ask a deployed stack for decisions and check the answers."""
-    with _one_line():
+    with one_line():
         from .stack import smoke as check
 
         check(stack, region=region)
@@ -468,70 +501,18 @@ def destroy(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would go.")] = False,
 ) -> None:
     """Empty a stack's buckets and delete the stack and its images."""
-    with _one_line():
+    with one_line():
         from .stack import destroy as remove
 
         for line in remove(stack, region=region, yes=yes):
             typer.echo(line)
 
 
+commands_records.register(app)
+commands_learning.register(app)
+
+
 # --- printing --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """An error made for people becomes one line on stderr and exit code 1; a fault of ours keeps its traceback."""
-    from fraud_api_lambda.errors import FraudError
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("Stopped.", err=True)
-        raise typer.Exit(130) from None
-    except FraudError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"error: {where}{error.strerror or error}", err=True)
-        raise typer.Exit(1) from None
-    except Exception as error:
-        # Errors of training's own modules (DataError, StackError) say it in one line too; they need heavy imports.
-        if type(error).__module__.split(".")[0] == "training":
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
-        raise
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Steps on stderr: a spinner with the time on a terminal, plain lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda step: typer.echo(step, err=True)
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: list[Any] = []
-
-        def step(text: str) -> None:
-            if tasks:
-                bar.update(tasks[-1], total=1, completed=1)
-            tasks.append(bar.add_task(text, total=None))
-
-        yield step
-
-
-def _print(as_json: bool, data: Mapping[str, Any], text: str) -> None:
-    typer.echo(json.dumps(data, indent=1) if as_json else text)
-
-
-def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        typer.echo(f"error: {option} is not one of its choices: {', '.join(choices)}.", err=True)
-        raise typer.Exit(2)
 
 
 def _yaml(path: str | None) -> dict[str, Any]:

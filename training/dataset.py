@@ -17,7 +17,8 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -58,6 +59,9 @@ FIELDS: tuple[str, ...] = (
     *(*BALANCES, "lat", "long", "is_fraud", "fraud_scenario", "label_timestamp"),
 )
 
+#: What is only known afterwards.
+_LABELS = ("is_fraud", "fraud_scenario", "label_timestamp")
+
 #: Lowest and highest legal value, as the service's Transaction has them.
 _RANGES = {"amount": (0.0, 1e9), **dict.fromkeys(BALANCES, (0.0, 1e12)), "lat": (-90.0, 90.0), "long": (-180.0, 180.0)}
 _MAX_ID = 64
@@ -66,6 +70,8 @@ _MAX_ATTRIBUTE_TEXT = 256
 _TIME_RANGE_MS = (0, 7_258_118_400_000)
 _ISO_8601 = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}([.]\d+)?)? ?([Zz]|[+-]\d{2}:?\d{2})?)?$"
 _UNIT_MS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "h": 3.6e6, "d": 8.64e7}
+#: Bytes of a CSV that Arrow takes at once: no row may be longer, and kinds of columns are guessed from the first.
+_BLOCK = 8 << 20
 _NULLS = ["", "NaN", "nan", "null", "NULL", "None"]
 #: What other people call the three fields nobody can do without.
 _ALSO_CALLED = {
@@ -137,7 +143,7 @@ def load(
         raise DataError(f"A mapping file belongs to format csv; format {format} has its columns fixed.")
     filters = _parse_where(where)
     parts = _parts(path)
-    frames = [frame for part in parts if not (frame := _canonical(part, format, mapping, filters)).empty]
+    frames = [frame for part in parts if not (frame := _Reading.of(part, format, mapping, filters).whole()).empty]
     if not frames:
         _no_match(parts, filters)
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
@@ -157,6 +163,71 @@ def load(
     if not frame["time_ms"].is_monotonic_increasing:
         frame = frame.sort_values("time_ms", kind="stable", ignore_index=True)
     return frame
+
+
+def stream(
+    path: str,
+    format: str,
+    *,
+    mapping: str | None = None,
+    where: Sequence[str] = (),
+    kinds: Mapping[str, Literal["number", "text"]] | None = None,
+    rows: int = 100_000,
+    skip: int = 0,
+) -> Iterator[pd.DataFrame]:
+    """The rows of :func:`load` a piece at a time: in memory that does not grow with the file, and in the file's order.
+
+    Pieces hold ``rows`` rows, fewer at a file's end and where ``where`` leaves some out (then even none); the first
+    ``skip`` pieces are passed over. Columns are those of :func:`load` without weights and labels, which need not be
+    there; every check of single values is made, but no id is looked for twice. What an attribute of a CSV is, number or
+    text, is said by the mapping, else by ``kinds``, else by the file's beginning. A file on ``s3://`` is held in
+    memory whole: :func:`fetch` it first.
+
+    Raises :class:`DataError`.
+    """
+    if format not in FORMATS:
+        raise DataError(f"Unknown format '{format}'. Choices are: {', '.join(FORMATS)}.")
+    if mapping is not None and format != "csv":
+        raise DataError(f"A mapping file belongs to format csv; format {format} has its columns fixed.")
+    filters = _parse_where(where)
+    for part in _parts(path):
+        reading = _Reading.of(part, format, mapping, filters, labelled=False)
+        first = 1
+        for table in _rebatched(reading.batches(kinds or {}, rows), rows):
+            if skip:
+                skip -= 1
+            else:
+                frame = reading.checked(table, first).drop(columns=["_part", "_row"])
+                frame.attrs = {}
+                yield frame
+            first += len(table)
+        if first == 1:
+            raise DataError(f"{part.name}: holds a header but no row.")
+
+
+def count(path: str) -> int:
+    """How many rows the file or folder holds: exactly for Parquet, for CSV about (its line ends)."""
+    return sum(part.rows() for part in _parts(path))
+
+
+def identity(path: str) -> list[list[str]]:
+    """Name, size and mark (time of change, ETag) of each file: what tells that it is still the same, at no cost."""
+    return [[part.name, *part.identity()] for part in _parts(path)]
+
+
+def fetch(path: str, folder: Path) -> str:
+    """Copy what lies at ``path`` on ``s3://`` into ``folder``, never holding a file in memory; the copy's path.
+
+    A file that was copied whole is not copied again. What is on this machine already stays where it is.
+    """
+    if not path.startswith("s3://"):
+        return path
+    parts = _parts(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate(parts):
+        # Numbered: files of the same name may lie at different depths, and their order is that of their whole names.
+        part.copy(folder / f"{number:06d}-{part.name.rsplit('/', 1)[-1]}")
+    return str(folder) if parts[0].in_folder else str(next(folder.glob("000000-*")))
 
 
 def digest(path: str) -> str:
@@ -262,6 +333,47 @@ class _Part:
         kind = "gzip" if self.name.endswith(".gz") else None
         return pa.input_stream(self.source, compression=kind)
 
+    def identity(self) -> tuple[str, str]:
+        """Size, and time of change or ETag."""
+        try:
+            if self.name.startswith("s3://"):
+                store, key = _s3(self.name)
+                meta = store.head(key)
+                return str(meta["size"]), str(meta["e_tag"])
+            found = Path(self.name).stat()
+            return str(found.st_size), str(found.st_mtime_ns)
+        except FileNotFoundError:
+            raise DataError(f"{self.name}: no such file.") from None
+        except Exception as error:  # obstore's own tree: permission, endpoint, time-out
+            raise DataError(f"{self.name}: cannot be read ({_first_line(error)}).") from None
+
+    def copy(self, to: Path) -> None:
+        """Copy from S3, whole or not at all."""
+        if to.exists():
+            return
+        half = to.with_name(f"{to.name}.half")
+        try:
+            store, key = _s3(self.name)
+            with half.open("wb") as file:
+                for chunk in store.get(key).stream(min_chunk_size=8 << 20):
+                    file.write(chunk)
+            half.replace(to)
+        except FileNotFoundError:
+            raise DataError(f"{self.name}: no such file.") from None
+        except Exception as error:
+            raise DataError(f"{self.name}: cannot be fetched ({_first_line(error)}).") from None
+
+    def rows(self) -> int:
+        """Exactly for Parquet; for CSV the line ends after the header's."""
+        with self.refusing():
+            if self.is_parquet:
+                return int(pq.read_metadata(self.source).num_rows)
+            found = 0
+            with self.open() as stream:
+                while chunk := stream.read(1 << 20):
+                    found += chunk.count(b"\n")
+            return max(found - 1, 0)
+
     def sha256(self) -> str:
         """Digest of the bytes as stored."""
         found = hashlib.sha256()
@@ -307,6 +419,12 @@ class _Part:
                 return self._read_csv(dict.fromkeys(columns, pa.string()), columns, slow=True)
 
     def _read_csv(self, types: Mapping[str, Any], columns: list[str], *, slow: bool = False) -> Any:
+        with self._csv(types, columns, slow=slow) as (stream, options):
+            return pacsv.read_csv(stream, **options)
+
+    @contextmanager
+    def _csv(self, types: Mapping[str, Any], columns: list[str], *, slow: bool) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The file's bytes and how Arrow is to read them; ``slow`` also names the row that is ragged."""
         ragged: list[Any] = []
 
         def note(row: Any) -> str:
@@ -315,15 +433,19 @@ class _Part:
 
         with self.open() as stream:
             try:
-                return pacsv.read_csv(
+                yield (
                     stream,
-                    read_options=pacsv.ReadOptions(use_threads=not slow),
-                    parse_options=pacsv.ParseOptions(
-                        delimiter=self.delimiter, newlines_in_values=slow, invalid_row_handler=note if slow else None
-                    ),
-                    convert_options=pacsv.ConvertOptions(
-                        column_types=types, include_columns=columns, null_values=_NULLS, strings_can_be_null=True
-                    ),
+                    {
+                        "read_options": pacsv.ReadOptions(use_threads=not slow, block_size=_BLOCK),
+                        "parse_options": pacsv.ParseOptions(
+                            delimiter=self.delimiter,
+                            newlines_in_values=slow,
+                            invalid_row_handler=note if slow else None,
+                        ),
+                        "convert_options": pacsv.ConvertOptions(
+                            column_types=types, include_columns=columns, null_values=_NULLS, strings_can_be_null=True
+                        ),
+                    },
                 )
             except pa.ArrowInvalid:
                 if not ragged:
@@ -333,6 +455,30 @@ class _Part:
                     f"{self.name}: row {row.number - 1}: has {row.actual_columns} fields, the header has "
                     f"{row.expected_columns}; was the file cut off, or the delimiter not '{self.delimiter}'?"
                 ) from None
+
+    def batches(self, kinds: Mapping[str, Any], rows: int) -> Iterator[Any]:
+        """The table of :meth:`read` a piece at a time, of Parquet ``rows`` rows each."""
+        columns = list(kinds)
+        if self.is_parquet:
+            with self.refusing(), pq.ParquetFile(self.source, pre_buffer=False, buffer_size=1 << 20) as file:
+                yield from map(_as_table, file.iter_batches(rows, columns=columns))
+            return
+        types = {name: kind for name, kind in kinds.items() if kind is not None}
+        done = 0
+        try:
+            with self._csv(types, columns, slow=False) as (stream, options):
+                for batch in pacsv.open_csv(stream, **options):
+                    yield _as_table(batch)
+                    done += len(batch)
+            return
+        except (pa.ArrowException, OSError):
+            pass
+        # Once more from where it stuck, slowly and as text: see read.
+        with self.refusing(), self._csv(dict.fromkeys(columns, pa.string()), columns, slow=True) as (stream, options):
+            for batch in pacsv.open_csv(stream, **options):
+                if len(batch) > done:
+                    yield _as_table(batch.slice(done))
+                done = max(done - len(batch), 0)
 
     @property
     def _in_memory(self) -> bool:
@@ -399,10 +545,10 @@ def _parts(path: str) -> list[_Part]:
 # ---- what the columns mean -------------------------------------------------------------------------------------------
 
 
-def _plan(part: _Part, format: str, mapping: str | None, has: list[str]) -> list[_Line]:
+def _plan(part: _Part, format: str, mapping: str | None, has: list[str], *, labelled: bool) -> list[_Line]:
     """The lines for ``part``, whose columns are ``has``; required ones that are missing are refused."""
     if format == "csv":
-        return _mapped(part, mapping, has)
+        return _mapped(part, mapping, has, labelled=labelled)
     if format == "paysim":
         own = {"step": "step", "type": "type", "amount": "amount", "customer_id": "nameOrig"}
         own |= {"counterparty_id": "nameDest", **{name: name for name in BALANCES}, "is_fraud": "isFraud"}
@@ -422,6 +568,8 @@ def _plan(part: _Part, format: str, mapping: str | None, has: list[str]) -> list
         required = ("timestamp", "amount", "is_fraud")
         lines = [_Line(field, field, required=field in required) for field in FIELDS if field != "step"]
         lines += [_Line(name, name) for name in has if name.startswith("attributes.")]
+    if not labelled:
+        lines = [line for line in lines if line.field not in _LABELS]
     for line in lines:
         if line.required and line.column not in has:
             raise DataError(f"{part.name}: column '{line.column}' is missing{_near(line.column, has)}.")
@@ -451,8 +599,12 @@ def _guess(field: str, has: list[str]) -> str | None:
     return by_plain[close[0]] if close else None
 
 
-def _mapped(part: _Part, mapping: str | None, has: list[str]) -> list[_Line]:
-    needed = {field: _guess(field, has) or f"YOUR_{field.upper()}_COLUMN" for field in _ALSO_CALLED}
+def _mapped(part: _Part, mapping: str | None, has: list[str], *, labelled: bool) -> list[_Line]:
+    needed = {
+        field: _guess(field, has) or f"YOUR_{field.upper()}_COLUMN"
+        for field in _ALSO_CALLED
+        if labelled or field not in _LABELS
+    }
     if mapping is None:
         line = ", ".join(f"{field}: {column}" for field, column in needed.items())
         raise DataError(
@@ -461,6 +613,8 @@ def _mapped(part: _Part, mapping: str | None, has: list[str]) -> list[_Line]:
         )
     spec = _read_mapping(mapping)
     columns, values = _section(mapping, spec, "columns"), _section(mapping, spec, "values")
+    if not labelled:  # the same mapping file serves rows that have no labels yet
+        columns, values = ({f: told for f, told in part_.items() if f not in _LABELS} for part_ in (columns, values))
     lines: list[_Line] = []
     for field, told in columns.items():
         if field not in FIELDS:
@@ -703,55 +857,127 @@ class _Column:
         return self.number()
 
 
-def _canonical(part: _Part, format: str, mapping: str | None, filters: Mapping[str, list[str]]) -> pd.DataFrame:
-    """The checked frame of one file, unsorted, with ``_part`` and ``_row`` for what can only be checked over all."""
-    if mapping is not None and (delimiter := _read_mapping(mapping).get("delimiter")):
-        if not isinstance(delimiter, str) or len(delimiter.replace("\\t", "\t")) != 1:
-            raise DataError(f'{mapping}: delimiter is one character, e.g. `delimiter: ";"`.')
-        part = replace(part, delimiter=delimiter.replace("\\t", "\t"))
-    has = part.columns()
-    for column in filters:
-        if column not in has:
-            raise DataError(f"{part.name}: --where {column}=...: no such column{_near(column, has)}.")
-    lines = _plan(part, format, mapping, has)
-    kinds: dict[str, Any] = {column: pa.string() for column in filters}
-    for line in lines:
-        # One column may serve twice (a time that is also an attribute); text can become whatever either wants.
-        before, wanted = kinds.get(line.column), line.read_as
-        clash = before is not None and wanted is not None and before != wanted
-        kinds[line.column] = pa.string() if clash else before or wanted
-    table = part.read(kinds)
-    table = _untemporal(part, table, lines, kinds)
-    if not len(table):
-        raise DataError(f"{part.name}: holds a header but no row.")
-    rows = np.arange(1, len(table) + 1)
-    for column, wanted in filters.items():
-        keep = _matches(table.column(column), wanted)
-        table, rows = table.filter(pa.array(keep)), rows[keep]
-    columns: dict[str, Any] = {"_row": rows, "_part": np.full(len(rows), part.name, dtype=object)}
-    mend = ""
-    for line in lines:
-        data = table.column(line.column)
-        if pa.types.is_dictionary(data.type):
-            data = pc.cast(data, data.type.value_type)
-        if mapping is not None and line.field == "type":
-            mend = " In the mapping write `values: {type: {THEIRS: PAYMENT, ...}}`."
-        if mapping is not None and line.field == "is_fraud":
-            mend = " In the mapping write `values: {is_fraud: {THEIRS: 1, ...}}`."
-        column_ = _Column(part, line, data, rows, mend)
+@dataclass(frozen=True)
+class _Reading:
+    """What is to be read of one file, and what its columns mean."""
+
+    part: _Part
+    mapping: str | None
+    filters: Mapping[str, list[str]]
+    lines: list[_Line]
+
+    @classmethod
+    def of(
+        cls, part: _Part, format: str, mapping: str | None, filters: Mapping[str, list[str]], *, labelled: bool = True
+    ) -> "_Reading":
+        """``labelled``: the file must say which rows are frauds; if not, labels are passed over."""
+        if mapping is not None and (delimiter := _read_mapping(mapping).get("delimiter")):
+            if not isinstance(delimiter, str) or len(delimiter.replace("\\t", "\t")) != 1:
+                raise DataError(f'{mapping}: delimiter is one character, e.g. `delimiter: ";"`.')
+            part = replace(part, delimiter=delimiter.replace("\\t", "\t"))
+        has = part.columns()
+        for column in filters:
+            if column not in has:
+                raise DataError(f"{part.name}: --where {column}=...: no such column{_near(column, has)}.")
+        return cls(part, mapping, filters, _plan(part, format, mapping, has, labelled=labelled))
+
+    @property
+    def kinds(self) -> dict[str, Any]:
+        """Column -> the Arrow type it is parsed as; None: whatever it looks like."""
+        kinds: dict[str, Any] = {column: pa.string() for column in self.filters}
+        for line in self.lines:
+            # One column may serve twice (a time that is also an attribute); text can become whatever either wants.
+            before, wanted = kinds.get(line.column), line.read_as
+            clash = before is not None and wanted is not None and before != wanted
+            kinds[line.column] = pa.string() if clash else before or wanted
+        return kinds
+
+    def whole(self) -> pd.DataFrame:
+        """The checked frame of the file, unsorted."""
+        table = _untemporal(self.part, self.part.read(self.kinds), self.lines, self.kinds)
+        if not len(table):
+            raise DataError(f"{self.part.name}: holds a header but no row.")
+        return self.checked(table, 1)
+
+    def batches(self, attributes: Mapping[str, Literal["number", "text"]], rows: int) -> Iterator[Any]:
+        """The file's table a piece at a time; ``attributes`` by name are numbers or text."""
+        if not self.part.is_parquet:
+            told = {f"attributes.{name}": kind for name, kind in attributes.items()}
+            self.lines[:] = [replace(line, kind=line.kind or told.get(line.field)) for line in self.lines]
+            unsure = [line for line in self.lines if line.field.startswith("attributes.") and line.kind is None]
+            if unsure:  # what they are in the first piece they are to the end
+                first = next(self.part.batches({line.column: None for line in unsure}, rows), None)
+                seen = {
+                    line.field: "number" if _is_number(first.schema.field(line.column).type) else "text"
+                    for line in unsure
+                    if first is not None
+                }
+                self.lines[:] = [replace(line, kind=line.kind or seen.get(line.field)) for line in self.lines]
+        yield from self.part.batches(self.kinds, rows)
+
+    def checked(self, table: Any, first: int) -> pd.DataFrame:
+        """The canonical frame of the rows, of which the file's ``first`` comes first, with ``_part`` and ``_row`` for
+        what can only be checked over all.
+        """
+        part = self.part
+        rows = np.arange(first, first + len(table))
+        for column, wanted in self.filters.items():
+            keep = _matches(table.column(column), wanted)
+            table, rows = table.filter(pa.array(keep)), rows[keep]
+        columns: dict[str, Any] = {"_row": rows, "_part": np.full(len(rows), part.name, dtype=object)}
         mend = ""
-        with part.refusing():
-            columns |= _field(column_)
-    if "label_ms" in columns:
-        late = next(line for line in lines if line.field == "label_timestamp")
-        early = columns["label_ms"] < columns["time_ms"]
-        _Column(part, late, table.column(late.column), rows).refuse(early, "{} is before the transaction itself")
-    order = [*FIELDS, "time_ms", "label_ms"]
-    first = {"timestamp": "time_ms", "step": "time_ms", "label_timestamp": "label_ms"}
-    names = dict.fromkeys(first.get(name, name) for name in order if first.get(name, name) in columns)
-    frame = pd.DataFrame({name: columns[name] for name in [*names, *(set_ for set_ in columns if set_ not in names)]})
-    frame.attrs = {line.field: line.column for line in lines}
-    return frame
+        for line in self.lines:
+            data = table.column(line.column)
+            if pa.types.is_dictionary(data.type):
+                data = pc.cast(data, data.type.value_type)
+            if self.mapping is not None and line.field == "type":
+                mend = " In the mapping write `values: {type: {THEIRS: PAYMENT, ...}}`."
+            if self.mapping is not None and line.field == "is_fraud":
+                mend = " In the mapping write `values: {is_fraud: {THEIRS: 1, ...}}`."
+            column_ = _Column(part, line, data, rows, mend)
+            mend = ""
+            with part.refusing():
+                columns |= _field(column_)
+        if "label_ms" in columns:
+            late = next(line for line in self.lines if line.field == "label_timestamp")
+            early = columns["label_ms"] < columns["time_ms"]
+            _Column(part, late, table.column(late.column), rows).refuse(early, "{} is before the transaction itself")
+        order = [*FIELDS, "time_ms", "label_ms"]
+        first_ = {"timestamp": "time_ms", "step": "time_ms", "label_timestamp": "label_ms"}
+        names = dict.fromkeys(first_.get(name, name) for name in order if first_.get(name, name) in columns)
+        frame = pd.DataFrame(
+            {name: columns[name] for name in [*names, *(set_ for set_ in columns if set_ not in names)]}
+        )
+        frame.attrs = {line.field: line.column for line in self.lines}
+        return frame
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
+
+
+def _as_table(batch: Any) -> Any:
+    return pa.Table.from_batches([batch])
+
+
+def _rebatched(tables: Iterable[Any], rows: int) -> Iterator[Any]:
+    """The same rows in tables of ``rows`` rows; the last may have fewer, and one before columns change their types."""
+    held: list[Any] = []
+    total = 0
+    for table in tables:
+        if held and table.schema != held[0].schema:
+            if total:
+                yield pa.concat_tables(held)
+            held, total = [], 0
+        held.append(table)
+        total += len(table)
+        if total >= rows:
+            whole = pa.concat_tables(held)
+            for start in range(0, total - total % rows, rows):
+                yield whole.slice(start, rows)
+            held, total = [whole.slice(total - total % rows)], total % rows
+    if total:
+        yield pa.concat_tables(held)
 
 
 def _field(column: _Column) -> dict[str, Any]:

@@ -44,8 +44,9 @@ numba.config.CACHE_DIR = str(  # type: ignore[attr-defined]
 )
 
 for _function in (
-    profiles.windows, profiles.distinct, profiles.knows, profiles.days, profiles.frauds, profiles._fold, profiles.holds,
-    profiles._meet, profiles.arrive, profiles.be_at, profiles.label, profiles.reset,
+    profiles.windows, profiles._left, profiles.distinct, profiles.knows, profiles.days, profiles.frauds,
+    profiles.fraud_days, profiles.good_day, profiles._fold, profiles.holds, profiles._meet, profiles.arrive,
+    profiles.be_at, profiles.label, profiles.reset,
     rule.transaction_features, rule.zone_offset, rule.distance_km, rule.customer_features, rule.device_features,
     rule.counterparty_features,
 ):  # fmt: skip
@@ -82,49 +83,53 @@ def _transactions(
 
 
 #: What a party is in an entry of the history.
-_CUSTOMER, _COUNTERPARTY, _DEVICE, _LABEL = 0, 1, 2, 3
+CUSTOMER, COUNTERPARTY, DEVICE, LABEL = 0, 1, 2, 3
 
 
 @numba.njit(cache=True)
-def _history(
+def play(
     party: Any, row: Any, role: Any,  # entries, by party and then in the order in which things became known
     time_ms: Any, received: Any, key: Any, amount: Any, customer: Any, counterparty: Any,
     lat: Any, long: Any, placed: Any, known_ms: Any, factor: Any, delay_days: Any, out: Any,
+    passing: Any, s: Any, carried: bool,
 ) -> None:  # fmt: skip
-    """Every party's entries against its own profile: read all that one transaction reads, then update."""
-    s = np.zeros(profiles.SIZE, np.int64)
-    s[profiles.SENT + profiles.FOLDED] = 1
-    s[profiles.RECEIVED + profiles.FOLDED] = 1
+    """Every party's entries against its own profile: read all that one transaction reads, then update.
+
+    ``passing`` rows read and leave no trace: test inputs. ``s`` (profiles.SIZE,) is where a profile is kept; afterwards
+    it is the last party's. ``carried``: it is the first party's from before, which goes on.
+    """
     work = np.zeros(8, np.int64)
     n = len(party)
     first = 0
     while first < n:
-        if first == 0 or party[first] != party[first - 1]:
+        if (first == 0 and not carried) or (first > 0 and party[first] != party[first - 1]):
             profiles.reset(s)
         r = row[first]
-        if role[first] == _LABEL:
+        if role[first] == LABEL:
             profiles.label(s, time_ms[r] // 86_400_000, key[r], known_ms[r], True)
             first += 1
             continue
         end = first
-        while end < n and party[end] == party[first] and row[end] == r and role[end] != _LABEL:
+        while end < n and party[end] == party[first] and row[end] == r and role[end] != LABEL:
             end += 1
         t = time_ms[r]
         if received[r] - s[profiles.LAST_RECEIVED] > profiles.EXPIRES_MS and s[profiles.FIRST_SEEN] >= 0:
             profiles.reset(s)
         for e in range(first, end):
-            if role[e] == _CUSTOMER:
+            if role[e] == CUSTOMER:
                 rule.customer_features(
                     s, t, key[r], amount[r], factor, counterparty[r], placed[r], lat[r], long[r], work, out[r]
                 )
-            elif role[e] == _DEVICE:
+            elif role[e] == DEVICE:
                 rule.device_features(s, customer[r], out[r])
             else:
                 rule.counterparty_features(s, t, key[r], factor, delay_days, work, out[r])
         for e in range(first, end):
-            if role[e] == _COUNTERPARTY:
+            if passing[r]:
+                continue
+            if role[e] == COUNTERPARTY:
                 profiles.arrive(s, profiles.RECEIVED, t, key[r], amount[r], customer[r], received[r])
-            elif role[e] == _DEVICE:
+            elif role[e] == DEVICE:
                 profiles.arrive(s, profiles.SENT, t, key[r], amount[r], customer[r], received[r])
             elif profiles.arrive(s, profiles.SENT, t, key[r], amount[r], counterparty[r], received[r]) and placed[r]:
                 profiles.be_at(s, t, key[r], lat[r], long[r])
@@ -141,21 +146,20 @@ def columns(frame: pd.DataFrame, features: FeatureSet, rates: RateTable, *, hist
     Raises :class:`DataError` for a currency without a rate or an attribute of the wrong kind.
     """
     n = len(frame)
-    factor = _factors(frame, rates)
+    factor = factors(frame, rates)
     out = np.full((n, len(features.columns)), np.nan)
     zone = features.time_zone
     time_ms = frame["time_ms"].to_numpy(np.int64)
-    # + 0.0 makes the whole number of -0.0 what the service makes of it
-    amount = np.rint(frame["amount"].to_numpy(np.float64) * factor) + 0.0
+    amount = minor(frame, factor)
     _transactions(
         time_ms,
         amount,
         type_codes(frame),
         tuple(
-            np.rint(_numbers(frame, name) * factor) + 0.0
+            np.rint(numbers(frame, name) * factor) + 0.0
             for name in ("oldbalanceOrg", "newbalanceOrig", "oldbalanceDest", "newbalanceDest")
         ),
-        (_numbers(frame, "lat"), _numbers(frame, "long")),
+        (numbers(frame, "lat"), numbers(frame, "long")),
         np.array(zone.starts_ms, np.int64),
         np.array(zone.offsets_s, np.int64),
         features.minor_factor,
@@ -189,13 +193,13 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
     named = [name for name in ("customer_id", "counterparty_id", "device_id") if name in frame]
     if not named:
         return
-    codes, _ = pd.factorize(pd.concat([frame[name].astype(object) for name in named], ignore_index=True))
+    codes, _ = pd.factorize(pd.concat([frame[name] for name in named], ignore_index=True))
     # NOBODY is 0, which is what an absent id's -1 becomes.
     ids = {name: codes[i * n : (i + 1) * n].astype(np.int64) + 1 for i, name in enumerate(named)}
     nobody = np.zeros(n, np.int64)
     customer, counterparty, device = (ids.get(name, nobody) for name in ("customer_id", "counterparty_id", "device_id"))
     if "transaction_id" in frame:
-        key = pd.factorize(frame["transaction_id"].astype(object))[0].astype(np.int64)
+        key = pd.factorize(frame["transaction_id"])[0].astype(np.int64)
         key = np.where(key < 0, np.arange(n) + n, key) + 1
     else:
         key = np.arange(1, n + 1)
@@ -203,10 +207,7 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
     fraud = (
         np.flatnonzero((frame["is_fraud"].to_numpy() == 1) & (counterparty > 0)) if "is_fraud" in frame else nobody[:0]
     )
-    known_ms = time_ms + features.label_delay_ms
-    if "label_ms" in frame:
-        told = frame["label_ms"]
-        known_ms = np.where(told.notna(), told.fillna(0).to_numpy(np.int64), known_ms)
+    known_ms = labels_known(frame, features.label_delay_ms)
     rows = np.arange(n)
     present = [np.flatnonzero(who > 0) for who in (customer, counterparty, device)]
     party = np.concatenate(
@@ -214,29 +215,51 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
     )
     row = np.concatenate([*present, fraud])
     role = np.repeat(
-        np.array([_CUSTOMER, _COUNTERPARTY, _DEVICE, _LABEL], np.int8), [*(len(at) for at in present), len(fraud)]
+        np.array([CUSTOMER, COUNTERPARTY, DEVICE, LABEL], np.int8), [*(len(at) for at in present), len(fraud)]
     )
     # A label takes its place among the arrivals: after all that came in by the time it was known.
     place = np.concatenate(
         [*(2 * rows[at] for at in present), 2 * np.searchsorted(received, known_ms[fraud], side="right") - 1]
     )
     order = np.lexsort((place, party))
-    lat, long = _numbers(frame, "lat"), _numbers(frame, "long")
+    lat, long = numbers(frame, "lat"), numbers(frame, "long")
     placed = ~(np.isnan(lat) | np.isnan(long))
-    _history(
+    play(
         party[order], row[order], role[order], time_ms, received, key, amount, customer, counterparty,
-        _micro(lat), _micro(long), placed, known_ms, features.minor_factor, features.delay_days, out,
+        micro(lat), micro(long), placed, known_ms, features.minor_factor, features.delay_days, out,
+        np.zeros(n, np.bool_), blank(), False,
     )  # fmt: skip
 
 
-def _micro(degrees: Floats) -> Ints:
+def minor(frame: pd.DataFrame, factor: Floats) -> Floats:
+    """Amounts in minor units of the base currency, (n,), whole numbers."""
+    # + 0.0 makes the whole number of -0.0 what the service makes of it
+    found: Floats = np.rint(frame["amount"].to_numpy(np.float64) * factor) + 0.0
+    return found
+
+
+def blank() -> Ints:
+    """A profile of nobody, as the compiled functions hold it."""
+    return np.array(profiles.blank(), np.int64)
+
+
+def labels_known(frame: pd.DataFrame, delay_ms: int) -> Ints:
+    """When each row's label became known, (n,) ms: ``label_ms`` where the data say it, else ``delay_ms`` later."""
+    known: Ints = frame["time_ms"].to_numpy(np.int64) + delay_ms
+    if "label_ms" in frame:
+        told = frame["label_ms"]
+        known = np.where(told.notna(), told.fillna(0).to_numpy(np.int64), known)
+    return known
+
+
+def micro(degrees: Floats) -> Ints:
     """Millionths of degrees; 0 where absent. ``features.micro`` is the same rule for one number."""
     return np.rint(np.nan_to_num(degrees) * 1e6).astype(np.int64)
 
 
 def amounts_in_base(frame: pd.DataFrame, rates: RateTable) -> Floats:
     """Amounts in units of the base currency, (n,) float64, rounded to its minor unit."""
-    return np.rint(frame["amount"].to_numpy(np.float64) * _factors(frame, rates)) / rates.minor_factor
+    return np.rint(frame["amount"].to_numpy(np.float64) * factors(frame, rates)) / rates.minor_factor
 
 
 def type_codes(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
@@ -248,8 +271,8 @@ def type_codes(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
 
 
 def events(frame: pd.DataFrame, rates: RateTable) -> Any:
-    """Yield an :class:`Event` for each row, as far as rules read it: ids, type, currency, attributes."""
-    names = ("customer_id", "counterparty_id", "device_id")
+    """Yield an :class:`Event` for each row, as far as it is judged by: ids, type, currency, attributes."""
+    names = ("transaction_id", "customer_id", "counterparty_id", "device_id")
     texts = {name: frame[name].astype(object).where(frame[name].notna(), None) for name in names if name in frame}
     currency = frame["currency"].fillna(rates.base).tolist() if "currency" in frame else [rates.base] * len(frame)
     ids = [texts[name].tolist() if name in texts else [None] * len(frame) for name in names]
@@ -260,7 +283,7 @@ def events(frame: pd.DataFrame, rates: RateTable) -> Any:
         else [{}] * len(frame)
     )
     nan = float("nan")
-    for time_ms, amount, code, money, customer, counterparty, device, row in zip(
+    for time_ms, amount, code, money, transaction, customer, counterparty, device, row in zip(
         frame["time_ms"].tolist(),
         frame["amount"].tolist(),
         type_codes(frame).tolist(),
@@ -271,7 +294,22 @@ def events(frame: pd.DataFrame, rates: RateTable) -> Any:
     ):
         sent = {name: value for name, value in row.items() if not pd.isna(value)}
         yield Event(
-            "", time_ms, amount, money, 0, code, customer, counterparty, device, nan, nan, nan, nan, nan, nan, sent
+            transaction or "",
+            time_ms,
+            amount,
+            money,
+            0,
+            code,
+            customer,
+            counterparty,
+            device,
+            nan,
+            nan,
+            nan,
+            nan,
+            nan,
+            nan,
+            sent,
         )
 
 
@@ -344,14 +382,15 @@ def rate_table(base: str, minor_units: int, tables: Mapping[str, Mapping[str, fl
     return RateTable(base, minor_units, tuple(sorted(dated, key=lambda table: table[0])))
 
 
-def _numbers(frame: pd.DataFrame, name: str) -> Floats:
+def numbers(frame: pd.DataFrame, name: str) -> Floats:
+    """A column, or nothing but gaps, (n,)."""
     if name not in frame:
         return np.full(len(frame), np.nan)
     values: Floats = frame[name].to_numpy(np.float64)
     return values
 
 
-def _factors(frame: pd.DataFrame, rates: RateTable) -> Floats:
+def factors(frame: pd.DataFrame, rates: RateTable) -> Floats:
     """What each row's money is multiplied by, (n,): the service's own look-up, once for each currency and table."""
     if "currency" not in frame:
         return np.full(len(frame), rates.minor_factor)

@@ -70,6 +70,13 @@ class Outbox(Protocol):
         """How many items wait, by kind; for ``/ready`` and metrics. Raises ``StoreUnavailable``."""
         ...
 
+    def remove(self, unwanted: Callable[[Kind, bytes], bool]) -> int | None:
+        """Take out the items, waiting or laid aside, that are unwanted, undelivered; how many.
+
+        None: this outbox cannot be looked through. Raises ``StoreUnavailable``.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from training.dataset import DataError, describe, digest, load
+from training import dataset
+from training.dataset import DataError, count, describe, digest, fetch, identity, load, stream
 
 START_MS = 1_672_531_200_000
 HOUR_MS = 3_600_000
@@ -579,3 +580,104 @@ def test_the_guides_mapping_reads_the_public_card_data(tmp_path: Path) -> None:
         "attributes.Time",
     ]
     assert frame["time_ms"].diff().tolist()[1] == 1_000
+
+
+@pytest.mark.server
+def test_a_file_on_s3_is_copied_whole_and_once(tmp_path: Path, bucket: Callable[[str, bytes], None]) -> None:
+    for name in ("a.csv", "b.parquet"):
+        bucket(f"large/{name}", Path(paysim(tmp_path, name)).read_bytes())
+    here = fetch("s3://data/large/", tmp_path / "copy")
+    local = [piece for name in ("a.csv", "b.parquet") for piece in stream(str(tmp_path / name), "paysim")]
+    assert digest(f"{here}/000001-b.parquet") == digest(str(tmp_path / "b.parquet"))
+    pd.testing.assert_frame_equal(pd.concat(stream(here, "paysim")), pd.concat(local))
+    before = (tmp_path / "copy" / "000000-a.csv").stat().st_mtime_ns
+    assert fetch("s3://data/large/", tmp_path / "copy") == here
+    assert (tmp_path / "copy" / "000000-a.csv").stat().st_mtime_ns == before
+    assert fetch("s3://data/large/a.csv", tmp_path / "one") == str(tmp_path / "one" / "000000-a.csv")
+    seen = identity("s3://data/large/a.csv")
+    bucket("large/a.csv", Path(paysim(tmp_path, "c.csv", amount=[1.0, 2.0, 3.0, 4.0])).read_bytes())
+    assert identity("s3://data/large/a.csv") != seen
+    assert "no such file" in refusal(lambda: fetch("s3://data/large/absent.csv", tmp_path / "none"))
+
+
+# ---- a piece at a time -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pay.csv", "pay.csv.gz", "pay.parquet"])
+@pytest.mark.parametrize("rows", [1, 3, 4, 100])
+def test_the_pieces_are_the_file_in_its_own_order_without_labels(tmp_path: Path, name: str, rows: int) -> None:
+    file = paysim(tmp_path, name)
+    pieces = list(stream(file, "paysim", rows=rows))
+    assert [len(piece) for piece in pieces] == [rows] * (4 // rows) + [4 % rows] * (4 % rows > 0)
+    whole = pd.concat(pieces, ignore_index=True)
+    assert whole["customer_id"].tolist() == ["C1", "C2", "C3", "C4"]
+    loaded = load(file, "paysim").drop(columns=["is_fraud", "weight"])
+    pd.testing.assert_frame_equal(whole.sort_values("time_ms", kind="stable", ignore_index=True), loaded)
+    rest = list(stream(file, "paysim", rows=rows, skip=1))
+    assert len(rest) == len(pieces) - 1
+    assert count(file) == 4
+
+
+def test_labels_need_not_be_there_nor_right(tmp_path: Path) -> None:
+    for changes in ({"isFraud": ["?", "", "no", "2"]}, {}):
+        file = tmp_path / f"{len(changes)}.csv"
+        frame = PAYSIM.assign(**changes) if changes else PAYSIM.drop(columns=["isFraud"])
+        frame.to_csv(file, index=False)
+        [piece] = stream(str(file), "paysim")
+        assert len(piece) == 4
+        assert "is_fraud" not in piece
+
+
+def test_a_piece_may_hold_none_of_the_rows_that_are_kept(tmp_path: Path) -> None:
+    pieces = list(stream(paysim(tmp_path), "paysim", where=["sample=c"], rows=2))
+    assert [len(piece) for piece in pieces] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("2,TRANSFER,oops,C1,1,0,C2,0,1,0,0,a", "row 5001: 'oops' is not a number"),
+        ("2,TRANSFER,-1,C1,1,0,C2,0,1,0,0,a", "row 5001: '-1.0' is negative"),
+        ("2,TRANSFER,1,C1", "row 5001: has 4 fields, the header has 12"),
+    ],
+)
+def test_a_wrong_row_far_down_is_named(tmp_path: Path, row: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "_BLOCK", 4_096)
+    file = tmp_path / "long.csv"
+    pd.concat([PAYSIM] * 1_250).to_csv(file, index=False)
+    with file.open("a") as end:
+        end.write(f"{row}\n")
+    assert words in refusal(lambda: list(stream(str(file), "paysim", rows=700)))
+
+
+def test_a_line_end_within_a_value_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow takes quoted line ends only where it reads slowly; no row may be lost or doubled where it changes over."""
+    monkeypatch.setattr(dataset, "_BLOCK", 4_096)
+    shops = [f"shop {i}" if i % 97 else f"two\nlines {i}" for i in range(3_000)]
+    frame = pd.DataFrame({"when": "2024-03-01T10:00:00Z", "Amount": np.arange(3_000.0), "shop": shops})
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    (tmp_path / "map.yaml").write_text("columns: {timestamp: when, amount: Amount}\nattributes: [shop]\n")
+    pieces = stream(str(tmp_path / "own.csv"), "csv", mapping=str(tmp_path / "map.yaml"), rows=500)
+    whole = pd.concat(pieces, ignore_index=True)
+    assert whole["amount"].tolist() == list(np.arange(3_000.0))
+    assert whole["attributes.shop"].tolist() == shops
+
+
+def test_what_an_attribute_is_at_the_beginning_it_is_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "_BLOCK", 4_096)
+    codes = [str(i) for i in range(2_000)] + ["x7"]
+    frame = pd.DataFrame({"when": "2024-03-01T10:00:00Z", "Amount": 1.0, "code": codes})
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    plain = tmp_path / "map.yaml"
+    plain.write_text("columns: {timestamp: when, amount: Amount}\nattributes: [code]\n")
+
+    def read(**how: object) -> list[object]:
+        pieces = stream(str(tmp_path / "own.csv"), "csv", mapping=str(plain), **how)  # type: ignore[arg-type]
+        return list(pd.concat(pieces)["attributes.code"])
+
+    assert "row 2001: 'x7' is not a number" in refusal(read)
+    assert read(kinds={"code": "text"}) == codes
+    plain.write_text("columns: {timestamp: when, amount: Amount}\nattributes: {code: {column: code, as: text}}\n")
+    assert read(kinds={"code": "number"}) == codes
