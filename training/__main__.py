@@ -28,6 +28,9 @@ Models = Annotated[Path, typer.Option("--models", help="Folder of bundles.")]
 Stack = Annotated[str | None, typer.Option(help="Name of a deployed stack.")]
 Region = Annotated[str | None, typer.Option(help="AWS region; default: the environment's.")]
 MLflow = Annotated[bool, typer.Option("--mlflow", help="Log into MLflow as well: FRAUD_MLFLOW_URI.")]
+Labels = Annotated[
+    bool, typer.Option(help="Counterparties' known frauds; only where the service will learn which were frauds.")
+]
 KnownSince = Annotated[
     str | None,
     typer.Option(
@@ -75,9 +78,7 @@ def run(
     history: Annotated[
         bool, typer.Option(help="Features of the parties' past; not for samples, which have none.")
     ] = True,
-    labels: Annotated[
-        bool, typer.Option(help="Counterparties' fraud rates; only where the service will learn which were frauds.")
-    ] = False,
+    labels: Labels = False,
     champion: Annotated[
         str, typer.Option(help="xgboost (with SMOTE), blend (what earns its place beside it), or auto (the best).")
     ] = "xgboost",
@@ -210,6 +211,7 @@ def compare(
     seed: Seed = 7,
     features: Annotated[str, typer.Option(help="pre: known before authorisation; posted: new balances too.")] = "pre",
     history: Annotated[bool, typer.Option(help="Features of the parties' past.")] = True,
+    labels: Labels = False,
     split: Annotated[str, typer.Option(help="time or random.")] = "time",
     train: Annotated[str | None, typer.Option(help="Days to learn from: 2018-07-25..2018-07-31.")] = None,
     validation: Annotated[
@@ -244,6 +246,7 @@ def compare(
             seed=seed,
             features=features,  # type: ignore[arg-type]  # checked above, as the next two
             history=history,
+            labels=labels,
             split=split,  # type: ignore[arg-type]
             train_range=train,
             validation_range=validation,
