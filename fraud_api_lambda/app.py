@@ -10,7 +10,8 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,8 +24,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import __version__
-from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, RequestTooLarge, StoreUnavailable
+from .access import Access, Guard, GuardedRoute, Me, describe_caller, document_access
+from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, StoreUnavailable
+from .metrics import Metrics
+from .outbox import Kind, Sink
+from .outbox.loop import Drain
 from .reload import ModelSource
+from .routes_records import Feedback, add_records
 from .schemas import (
     Batch,
     BatchResult,
@@ -35,6 +41,12 @@ from .schemas import (
     rfc3339,
 )
 from .scoring import Answer, FraudScorer
+from .web import json_response as _json
+from .web import problem as _problem
+from .web import problem_response as _problem_response
+from .web import read_body as _body
+from .web import refusal
+from .web import request_json as _json_body
 
 log = logging.getLogger("fraud.app")
 
@@ -64,9 +76,21 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> FastAPI:
-    """The application around a scorer. Does no I/O; a background task looks for new bundles while it is served."""
+def create_app(
+    scorer: FraudScorer,
+    *,
+    cors_origins: Sequence[str] = (),
+    guard: Guard | None = None,
+    sinks: Mapping[Kind, Sink] | None = None,
+    scraped: bool = True,
+) -> FastAPI:
+    """The application around a scorer. Does no I/O; while it is served, tasks beside it look for new bundles, drain the
+    outbox into ``sinks`` (the scorer's own where None) and judge with the challenger.
+
+    Without a ``guard``, programs on this machine may do everything. ``scraped``: whether /metrics has them.
+    """
     source = scorer.source
+    guard = Guard(origins=cors_origins) if guard is None else guard
     # A store inside the process answers at once, and nothing may come between its read and its swap; one over the
     # network is waited for in a thread, so that its slowness holds up nobody else.
     threads = None if scorer.inline else ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
@@ -79,12 +103,17 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(_watch(scorer))
+        drain = None if scorer.outbox is None else Drain(scorer.outbox, app.state.sinks)
+        if drain is not None:
+            drain.start()
         if scorer.shadow is not None:
             scorer.shadow.start()
         yield
         watching.cancel()
         if scorer.shadow is not None:
             scorer.shadow.stop()
+        if drain is not None:
+            await asyncio.to_thread(drain.stop)
         if threads is not None:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -97,6 +126,8 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
         redoc_url=None,
     )
     app.state.scorer = scorer
+    app.state.sinks = scorer.sinks if sinks is None else sinks
+    app.router.route_class = GuardedRoute
     # Not under "model": FastAPI would say application/json. The schema itself comes with the batch's answer.
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     problems: dict[int | str, dict[str, Any]] = {
@@ -151,6 +182,7 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
     async def predict_batch(request: Request) -> Response:
         explain = _explain(request)
         items = parse_batch(await _body(request, MAX_BATCH_BODY))
+        guard.charge(request.scope, len(items) - 1)
         answers = await _call(scorer.answer_many, items, explain)
         parts = []
         for index, answer in enumerate(answers):
@@ -178,13 +210,21 @@ def create_app(scorer: FraudScorer, *, cors_origins: Sequence[str] = ()) -> Fast
         return _json(b'{"status":"ok"}')
 
     @app.get("/ready", summary="Whether a model is served", response_model=None, responses={503: {}})
-    async def ready() -> Response:
-        return _ready(source, await _call(_store_state, scorer))
+    async def ready(request: Request) -> Response:
+        whole = _ready(source, await _call(_stores, scorer))
+        return whole if request.scope.get("caller") else _status_alone(whole)
+
+    @app.get("/me", summary="Whose key this is, and what it opens", response_model=None, responses={200: {"model": Me}})
+    async def me(request: Request) -> Response:
+        return _json(to_json(describe_caller(request.scope["caller"])))
+
+    add_records(app, scorer, scraped=scraped)
 
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(FraudError, _on_fraud_error)
-    app.add_middleware(Boundary)
+    app.add_middleware(Access, guard=guard)
+    app.add_middleware(Boundary, metrics=scorer.metrics)
     if cors_origins:
         from starlette.middleware.cors import CORSMiddleware
 
@@ -212,21 +252,6 @@ async def _watch(scorer: FraudScorer) -> None:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """The whole body, never more than ``limit`` bytes of it. Raises ``RequestTooLarge``."""
-    announced = request.headers.get("content-length", "0")
-    if len(announced) > 12 or (announced.isdecimal() and int(announced) > limit):
-        raise RequestTooLarge(f"The body is larger than {limit:,} bytes.")
-    parts = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise RequestTooLarge(f"The body is larger than {limit:,} bytes.")
-        parts.append(part)
-    return b"".join(parts)
-
-
 def _explain(request: Request) -> bool | None:
     query = request.scope["query_string"]
     if not query:
@@ -242,32 +267,9 @@ def _explain(request: Request) -> bool | None:
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _json(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(data, status, headers, media_type="application/json")
-
-
-def _problem(error: RequestError, request_id: str | None) -> dict[str, Any]:
-    """RFC 9457: what is wrong and with which field, never a value that was sent."""
-    problem: dict[str, Any] = {
-        "type": "about:blank",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
-    }
-    if error.errors:
-        problem["errors"] = [{"field": item.field, "message": item.message} for item in error.errors]
-    if request_id:
-        problem["request_id"] = request_id
-    return problem
-
-
-def _problem_response(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return Response(to_json(problem), problem["status"], headers, media_type="application/problem+json")
-
-
 async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return _problem_response(_problem(error, request.scope.get("request_id")))
+    return refusal(error, request.scope.get("request_id"))
 
 
 async def _on_fraud_error(request: Request, error: Exception) -> Response:
@@ -293,42 +295,44 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return _problem_response(problem, dict(error.headers) if error.headers else None)
 
 
-def _store_state(scorer: FraudScorer) -> str:
-    try:
-        scorer.store.check()
-    except StoreUnavailable:
-        return "unavailable"
-    return "ok"
+def _stores(scorer: FraudScorer) -> dict[str, Any]:
+    """Whether the stores answer, and what waits in the outbox."""
+
+    def state(call: Callable[[], Any]) -> Any:
+        try:
+            found = call()
+        except StoreUnavailable:
+            return "unavailable"
+        return "ok" if found is None else found
+
+    found = {"feature_store": state(scorer.store.check), "decision_log": state(scorer.decisions.check)}
+    if scorer.outbox is not None:
+        found["outbox"] = state(scorer.outbox.waiting)
+    return found
 
 
-def _ready(source: ModelSource, store: str) -> Response:
-    """200 while a model is served, even where the last look for a newer one or for the rules failed or the feature
-    store does not answer: scores are still given, flagged. All three are told.
+def _ready(source: ModelSource, stores: dict[str, Any]) -> Response:
+    """200 while a model is served, even where the last look for a newer one or for the rules failed or a store does not
+    answer: scores are still given, flagged. All of it is told.
     """
-    trouble = source.trouble
-    if source.served is not None:
-        body: dict[str, Any] = {
-            "status": "ready",
-            "model": "ok",
-            "model_version": source.served.version,
-            "feature_store": store,
-        }
-        if source.rules_state is not None:
-            body["rules"] = source.rules_state
-        if trouble is not None:
-            body["last_refresh"] = {"model": trouble.state, "detail": trouble.detail}
-        return _json(to_json(body))
-    state, detail = (trouble.state, trouble.detail) if trouble else ("missing", "No bundle is loaded.")
-    body = {
-        "status": "degraded",
-        "model": state,
-        "detail": detail,
-        "rules_version": source.rules.version,
-        "feature_store": store,
-    }
+    trouble, served = source.trouble, source.served
+    body: dict[str, Any] = {"status": "ready" if served else "degraded"}
+    if served is not None:
+        body |= {"model": "ok", "model_version": served.version}
+    else:
+        state, detail = (trouble.state, trouble.detail) if trouble else ("missing", "No bundle is loaded.")
+        body |= {"model": state, "detail": detail, "rules_version": source.rules.version}
+    body |= stores
     if source.rules_state is not None:
         body["rules"] = source.rules_state
-    return _json(to_json(body), 503)
+    if served is not None and trouble is not None:
+        body["last_refresh"] = {"model": trouble.state, "detail": trouble.detail}
+    return _json(to_json(body), 200 if served else 503)
+
+
+def _status_alone(whole: Response) -> Response:
+    """For whoever has no key: load balancers have none, and the reasons are not for everybody."""
+    return _json(to_json({"status": json.loads(bytes(whole.body))["status"]}), whole.status_code)
 
 
 def _nothing_served(source: ModelSource) -> NotServed:
@@ -392,21 +396,18 @@ def _describe_model(source: ModelSource) -> dict[str, Any]:
 # --- the contract, written down --------------------------------------------------------------------------------------
 
 
-def _json_body(schema: str, examples: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": examples}
-    return {"required": True, "content": {"application/json": content}}
-
-
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Built when asked for, once. Adds the schemas of the bodies that the endpoints read themselves."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         _, bodies = models_json_schema(
-            [(Transaction, "validation"), (Batch, "validation")], ref_template="#/components/schemas/{model}"
+            [(Transaction, "validation"), (Batch, "validation"), (Feedback, "validation")],
+            ref_template="#/components/schemas/{model}",
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update({name: schema for name, schema in bodies["$defs"].items() if name not in schemas})
         schemas["Transaction"] = bodies["$defs"]["Transaction"]
+        document_access(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -415,10 +416,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 
 class Boundary:
-    """Gives every request an id, and turns whatever escapes into a 500 that says nothing about it."""
+    """Gives every request an id, turns whatever escapes into a 500 that says nothing about it, and counts and logs."""
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, metrics: Metrics):
         self.app = app
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -427,12 +429,13 @@ class Boundary:
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
         scope["request_id"] = request_id
-        started = False
+        began = time.perf_counter()
+        started = 0  # the status, once the answer has begun
 
         async def answer(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
-                started = True
+                started = message["status"]
                 MutableHeaders(scope=message).append("X-Request-ID", request_id)
             await send(message)
 
@@ -444,3 +447,13 @@ class Boundary:
                 raise
             problem = _problem(RequestError(f"An unexpected error ({type(error).__name__})."), request_id)
             await _problem_response(problem)(scope, receive, answer)
+        finally:
+            route, caller = scope.get("route"), scope.get("caller")
+            self.metrics.request(
+                route=getattr(route, "path_format", None),
+                method=scope["method"],
+                status=started or 499,  # nobody was there any more to take an answer
+                seconds=time.perf_counter() - began,
+                request_id=request_id,
+                key=caller.name if caller else None,
+            )

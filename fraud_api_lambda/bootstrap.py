@@ -9,17 +9,20 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from .access import open_guard
+from .alerts import Alerts, WebhookSink, parse_webhooks
 from .app import create_app
 from .bundle import parse_public_keys
 from .decision_log import open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
 from .feature_store import open_feature_store
-from .outbox import open_outbox
+from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
-from .schemas import now_ms, pseudonyms_of
+from .schemas import Decision, now_ms, pseudonyms_of
 from .scoring import FraudScorer
 from .secret_setting import read_secret
 from .settings import Settings
+from .stream import KafkaSink
 
 log = logging.getLogger("fraud.bootstrap")
 
@@ -51,6 +54,16 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
 
     source = look(settings.model_url)
     challenger = None if settings.challenger_url is None else look(settings.challenger_url)
+    receivers = parse_webhooks(_secret(settings.webhooks, "FRAUD_WEBHOOKS"))
+    stream = None if settings.kafka_url is None else KafkaSink(_secret(settings.kafka_url, "FRAUD_KAFKA_URL"))
+    alerts = Alerts(receivers, clock=clock)
+
+    def notices(decision: Decision, answer: bytes) -> list[tuple[Kind, str, bytes]]:
+        told: list[tuple[Kind, str, bytes]] = [("webhook", key, data) for key, data in alerts.notices(decision, answer)]
+        if stream is not None and not decision.test:
+            told.append(("stream", decision.transaction_id, answer))
+        return told
+
     deadline_ms = settings.deadline_ms
     scorer = FraudScorer(
         source,
@@ -62,13 +75,29 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         ),
         open_outbox(settings.outbox_url, budget_ms=int(deadline_ms * DECISION_LOG_SHARE)),
         pseudonyms=pseudonyms,
+        notices=notices,
         challenger=challenger,
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
         budget_ms=deadline_ms,
         clock=clock,
     )
-    return create_app(scorer, cors_origins=settings.cors_origins)
+    sinks: dict[Kind, Sink] = {**scorer.sinks, "webhook": WebhookSink(receivers)}
+    if stream is not None:
+        sinks["stream"] = stream
+    guard = open_guard(
+        _secret(settings.api_keys, "FRAUD_API_KEYS") or None,
+        settings.rate_limit,
+        behind_gateway=on_aws,
+        origins=settings.cors_origins,
+    )
+    return create_app(scorer, cors_origins=settings.cors_origins, guard=guard, sinks=sinks, scraped=not on_aws)
+
+
+def _secret(setting: str | None, name: str) -> str:
+    """What the setting says; empty where it is not set, or where a parameter says ``none`` for the time being."""
+    text = "" if setting is None else read_secret(setting, name)
+    return "" if text == "none" else text
 
 
 def public_keys(setting: str, *, on_aws: bool) -> Mapping[str, bytes]:

@@ -23,6 +23,7 @@
         |-- RequestTooLarge      413
         |-- TooManyRequests      429: carries the seconds after which to come back
         |-- NotServed            503: what was asked for needs a bundle, and none is loaded
+        |-- NotReached           503: the log or the profiles did not answer, so there is nothing to tell
         `-- NotRecorded          503: the decision or label could be written nowhere, so none is given
 
 No message ever repeats a value that was sent: messages name fields and choices.
@@ -169,6 +170,11 @@ class TooManyRequests(RequestError):
     def __init__(self, detail: str, retry_after_s: float):
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class NotReached(RequestError):
+    status = 503
+    title = "Store not reached"
 
 
 class NotRecorded(RequestError):

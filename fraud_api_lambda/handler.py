@@ -12,6 +12,8 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .bootstrap import build
+from .metrics import emit_emf, prepare_emf
+from .routes_records import gauges
 from .scoring import FraudScorer
 from .settings import read_settings
 
@@ -46,10 +48,14 @@ def lambda_handler(app: FastAPI) -> Any:
         # Here and not in a thread: Lambda freezes the process between requests, and a frozen download never ends.
         scorer.refresh_if_due()
         answer: dict[str, Any] = serve(event, context)
+        emit_emf(scorer.metrics, gauges(scorer))
         return answer
 
     return handler
 
 
-app = build(read_settings(os.environ), on_aws="AWS_LAMBDA_FUNCTION_NAME" in os.environ)
+_ON_AWS = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+app = build(read_settings(os.environ), on_aws=_ON_AWS)
+if _ON_AWS:
+    prepare_emf()
 handler = lambda_handler(app)

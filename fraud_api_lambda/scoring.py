@@ -26,6 +26,7 @@ from .feature_store import FeatureStore, open_feature_store
 from .features import FeatureSet, Floats, Past
 from .history import History
 from .judge import WITHOUT_BUNDLE_RATES, Scored, Terms, judge, score_row, score_rows
+from .metrics import Metrics
 from .outbox import Kind, Outbox, Sink
 from .reload import ModelSource, Served
 from .rules import RuleSet
@@ -153,8 +154,8 @@ class FraudScorer:
     ``store`` remembers the parties' past, ``decisions`` every decision; without them the past is remembered until the
     process ends, and decisions are not. ``pseudonyms`` is what parties are known by, their ids where it is None.
     ``notices`` says what goes out about a decision. ``challenger`` answers the share of customers that its pointer says
-    and is judged beside the others. ``without_model`` is the outcome where neither a model nor a rule
-    has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC.
+    and is judged beside the others. ``metrics`` counts and logs. ``without_model`` is the outcome where neither a model
+    nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class FraudScorer:
         pseudonyms: Pseudonyms | None = None,
         notices: Notices | None = None,
         challenger: ModelSource | None = None,
+        metrics: Metrics | None = None,
         without_model: Outcome = "review",
         on_log_failure: LogFailure = "review",
         budget_ms: int = 250,
@@ -180,6 +182,7 @@ class FraudScorer:
         self.notices = notices
         self.challenger = challenger
         self.shadow = None if challenger is None else Shadow(challenger, without_model=without_model)
+        self.metrics = Metrics() if metrics is None else metrics
         self.without_model = without_model
         self.on_log_failure = on_log_failure
         self.budget_s = budget_ms / 1000
@@ -251,7 +254,11 @@ class FraudScorer:
                 elif isinstance(stands, Record):
                     self._remember(history, unpack_event(stands.event), received=stands.received_ms)
         self._save(history)
-        return [case.done() for case in cases]
+        answers = [case.done() for case in cases]
+        replays = sum(isinstance(answer, Answer) and answer.replayed for answer in answers)
+        if replays:
+            self.metrics.add("replays", n=replays)
+        return answers
 
     def _answer_known(self, cases: Sequence[_Case]) -> None:
         """Answer what the log holds, and what stands twice among the cases, without judging it."""
@@ -360,6 +367,7 @@ class FraudScorer:
         try:
             found = self.decisions.append(records)
         except StoreUnavailable as error:
+            self.metrics.add("log_failures", n=len(records))
             log.error("the decision log did not take decisions", extra={"n": len(records), "reason": str(error)})
             return [self._spool(each, record) for each, record in zip(judged, records, strict=True)]
         standing: list[Record | RequestError | None] = []
@@ -372,7 +380,8 @@ class FraudScorer:
     def _done(self, judged: _Judged, record: Record) -> None:
         """Answer with what was recorded, and put what is to be told to others into the outbox."""
         judged.new.case.answer = Answer(record.answer)
-        if self.notices is not None and not record.test:
+        self.metrics.decided(judged.decision, record.latency_us)
+        if self.notices is not None:
             for kind, key, data in self.notices(judged.decision, record.answer):
                 self._keep(kind, key, data)
         if self.shadow is not None:

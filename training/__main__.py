@@ -334,6 +334,22 @@ def keys(
 
 
 @app.command()
+def apikey(
+    name: Annotated[str, typer.Option(help="Whose it is; it stands in the log beside each request.")],
+    role: Annotated[str, typer.Option(help="score, review (and all of score) or admin (everything).")] = "score",
+    as_json: Json = False,
+) -> None:
+    """Make an API key: shows it once, with the item for FRAUD_API_KEYS that lets it in."""
+    choice("--role", role, ("score", "review", "admin"))
+    with one_line():
+        from .apikey import make_api_key
+
+        made = make_api_key(name, role)  # type: ignore[arg-type]  # checked above
+    facts = {"name": name, "role": role, "key": made.secret, "item": made.item}
+    print_result(as_json, facts, f"X-API-Key: {made.secret}  (not shown again)\nFRAUD_API_KEYS item: {made.item}")
+
+
+@app.command()
 def publish(
     bundle: Annotated[Path, typer.Option(help="The sealed bundle, or a folder with 'current'.")] = Path("models"),
     source: Annotated[

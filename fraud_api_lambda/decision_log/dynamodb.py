@@ -23,7 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from botocore.exceptions import ClientError
 
@@ -199,8 +199,7 @@ class DynamoDBDecisionLog:
         except ClientError as error:
             if code_of(error) != "TransactionCanceledException":
                 raise
-            reasons: list[Item] = error.response["CancellationReasons"]  # type: ignore[typeddict-item]
-            return reasons
+            return cast(list[Item], error.response["CancellationReasons"])
         return []
 
     def labels(self, transaction_id: str) -> list[Label]:
@@ -245,14 +244,14 @@ class DynamoDBDecisionLog:
             size = min(8 * size, _ENTRIES)
         if len(found) > limit:
             found = found[:limit]
-            cursor = write_cursor(found[-1])
+            following: str | None = write_cursor(found[-1])
         else:
-            cursor = write_cursor(last["at"]["S"]) if last else None
+            following = write_cursor(last["at"]["S"]) if last else None
         ids = [at.partition("#")[2] for at in found]
         stored = self._find(ids, until) if ids else {}
         # An index is a moment behind: what has been labelled or erased since then is judged by what it is now.
         items = [stored[transaction_id] for transaction_id in ids if transaction_id in stored]
-        return Page(tuple(item for item in items if _matches(search, item)), cursor)
+        return Page(tuple(item for item in items if _matches(search, item)), following)
 
     def summary(self, since_day: int, until_day: int) -> list[Day]:
         """Reads every entry of up to 50,000 decisions a day; once half the budget is gone, of the first 3,000."""

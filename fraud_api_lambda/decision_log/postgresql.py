@@ -319,9 +319,6 @@ class PostgresqlDecisionLog:
             upgrade.result(timeout=max(0.0, until - time.monotonic()))
         except FutureTimeout:
             raise StoreUnavailable("The decision log (postgresql) is being given its tables: try again.") from None
-        except Exception as error:
-            name = type(getattr(error, "orig", None) or error).__name__
-            raise StoreUnavailable(f"The decision log (postgresql) cannot be given its tables: {name}.") from None
         self._current = True
 
     def _make_tables(self) -> None:
@@ -331,7 +328,7 @@ class PostgresqlDecisionLog:
             connection.commit()
             return connection
 
-        migrations.upgrade("postgresql+psycopg", connect, _LOCK)
+        migrations.upgrade("postgresql", "psycopg", connect, _LOCK)
 
     def _delete(self, condition: str, value: str | int) -> int:
         count = 0
@@ -378,6 +375,8 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
     def is_quiet(self) -> bool:
         """Whether an idle connection is good, so far as this side knows."""
         try:
+            # A server that ends says so, then closes: the first reads what it said, the second that it has closed.
+            self.pgconn.consume_input()
             self.pgconn.consume_input()
         except psycopg.Error:
             return False

@@ -216,7 +216,7 @@ class _Access:
         try:
             _use_write_ahead_log(connection, time.monotonic() + self._wait_s)
             if not migrations.is_current(_revision(connection), "sqlite"):
-                migrations.upgrade("sqlite", lambda: self._open(sql.PATIENCE_S), "BEGIN EXCLUSIVE")
+                migrations.upgrade("sqlite", "pysqlite", lambda: self._open(sql.PATIENCE_S), "BEGIN EXCLUSIVE")
             if self._writes:
                 connection.execute("PRAGMA synchronous = FULL")
                 # macOS: fsync alone leaves the bytes in the disk's own cache. Nothing elsewhere.

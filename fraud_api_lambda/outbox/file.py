@@ -99,19 +99,29 @@ class _Queue:
         #: The folder's own time when it was last listed.
         self.listed_ns = -1
 
-    def look(self, folder: Path) -> None:
-        """Learn what came and went; of a file that is new only the beginning is read."""
+    def look(self, folder: Path, until: float) -> int:
+        """Learn what came and went; of a file that is new only the beginning is read.
+
+        How many are still to be looked at: what comes first is known when there are none. Later looks go on from there.
+        """
         changed_ns = folder.stat().st_mtime_ns
         if changed_ns == self.listed_ns:
-            return
+            return 0
         names = set(_names(folder))
         self.seen = {name: seen for name, seen in self.seen.items() if name in names}
-        for name in names - self.seen.keys():
+        new = names - self.seen.keys()
+        while new:
+            name = new.pop()
             with suppress(FileNotFoundError):
                 self.seen[name] = _glance(f"{folder}/{name}")
+            if time.monotonic() > until:
+                break
+        if new:
+            return len(new)
         self.order = sorted(self.seen, key=lambda name: (self.seen[name].arrived_ns, name))
         # A folder's time goes by ticks: one that changed within the last may change again and bear the same.
         self.listed_ns = changed_ns if time.time_ns() - changed_ns > _TICK_NS else -1
+        return 0
 
 
 class FileOutbox:
@@ -288,7 +298,8 @@ class FileOutbox:
             if not mine:
                 return Progress(0, 0, len(_names(self._folder / kind)))
             queue = self._queues.setdefault(kind, _Queue())
-            queue.look(self._folder / kind)
+            if unknown := queue.look(self._folder / kind, until):
+                return Progress(0, 0, len(queue.seen) + unknown)
             delivered = dead = 0
             for name in queue.order:
                 seen = queue.seen.get(name)

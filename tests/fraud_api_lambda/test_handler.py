@@ -24,6 +24,7 @@ def lambda_handler() -> Iterator[Any]:
     """The handler module builds its own app at import; here it is told of a bundle that is not there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FRAUD_MODEL_URL", "file://nowhere/current")
+        patch.setenv("AWS_LAMBDA_FUNCTION_NAME", "fraud")
         from fraud_api_lambda import handler
 
         yield handler.lambda_handler
@@ -32,7 +33,8 @@ def lambda_handler() -> Iterator[Any]:
 @pytest.fixture
 def app(tmp_path: Path) -> FastAPI:
     url = publish_small(tmp_path, "v1")
-    return build(Settings(model_url=url, model_public_keys=KEY.public_line()), clock=lambda: 1_800_000_000_000)
+    settings = Settings(model_url=url, model_public_keys=KEY.public_line())
+    return build(settings, clock=lambda: 1_800_000_000_000, on_aws=True)
 
 
 @pytest.fixture
@@ -145,6 +147,24 @@ def test_a_new_bundle_is_looked_for_before_the_answer_once_a_minute(serve: Any, 
     assert json.loads(body_of(serve(ask, CONTEXT)))["model_version"] == "v1"
     source._next = float("-inf")  # a minute later
     assert json.loads(body_of(serve(ask, CONTEXT)))["model_version"] == "v2"
+
+
+def test_what_was_counted_is_told_to_cloudwatch_after_the_answer(
+    serve: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(event("health", "v1"), CONTEXT)
+    capsys.readouterr()
+    serve(event("predict-crypto-by-night", "v1"), CONTEXT)
+    serve(event("predict-broken-json", "v1"), CONTEXT)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    first, second = [line for line in lines if "_aws" in line]
+    (directive,) = first["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == "FraudDetection"
+    assert first["Requests"] == second["Requests"] == [1.0]
+    assert sum(first.get(name, [0.0])[0] for name in ("Approved", "Reviewed", "Declined")) == 1.0
+    assert first["DecisionLatency"][0] > 0
+    assert second["ClientErrors"] == [1.0]
+    assert "DecisionLatency" not in second
 
 
 def test_the_module_serves_one_app_and_a_missing_bundle_does_not_stop_it(lambda_handler: Any) -> None:

@@ -28,11 +28,11 @@ def is_current(revision: str | None, kind: str) -> bool:
     return revision == HEAD
 
 
-def upgrade(dialect: str, connect: Callable[[], Any], lock: str) -> None:
+def upgrade(kind: str, driver: str, connect: Callable[[], Any], lock: str) -> None:
     """Bring the tables to ``HEAD`` in one transaction, over a connection of its own that ``connect`` makes.
 
-    ``dialect`` is SQLAlchemy's name. ``lock`` is the statement that keeps other processes out until the end of the
-    transaction; whoever comes second finds nothing left to do.
+    ``kind`` and ``driver`` are SQLAlchemy's names. ``lock`` is the statement that keeps other processes out until the
+    end of the transaction; whoever comes second finds nothing left to do. Raises ``StoreUnavailable``.
     """
     from alembic import command
     from alembic.config import Config
@@ -41,9 +41,13 @@ def upgrade(dialect: str, connect: Callable[[], Any], lock: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    engine = create_engine(f"{dialect}://", creator=connect, poolclass=NullPool)
-    with engine.connect() as connection:
-        connection.exec_driver_sql(lock)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        connection.commit()
+    try:
+        engine = create_engine(f"{kind}+{driver}://", creator=connect, poolclass=NullPool)
+        with engine.connect() as connection:
+            connection.exec_driver_sql(lock)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    except Exception as error:
+        name = type(getattr(error, "orig", None) or error).__name__
+        raise StoreUnavailable(f"The decision log ({kind}) cannot be given its tables: {name}.") from None

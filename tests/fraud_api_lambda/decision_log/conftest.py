@@ -3,6 +3,7 @@
 A further kind is one line in ``KINDS`` and one branch in ``url``.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ KINDS = [
     pytest.param("postgresql", marks=pytest.mark.server),
     pytest.param("dynamodb", marks=pytest.mark.server),
 ]
+_tables = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +50,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def table(moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a new table in the stand-in for AWS, which the environment names."""
     name_aws(monkeypatch, moto)
-    name = f"decisions-{next(_databases)}"
+    name = f"decisions-{next(_tables)}"
     create_table(name)
     return name
 

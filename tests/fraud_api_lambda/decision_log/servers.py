@@ -78,7 +78,7 @@ class PostgresServer:
         settings = (
             *("listen_addresses=127.0.0.1", f"port={self.port}", "unix_socket_directories=", "shared_buffers=32MB"),
             # No test cuts the power: what the server has written is with the operating system, whatever is killed.
-            *("fsync=off", "max_connections=60", "log_statement=none", *self.options),
+            *("fsync=off", "max_connections=60", *self.options),
         )
         command = [_program("postgres"), "-D", str(data), *(word for each in settings for word in ("-c", each))]
         with (self.folder / "log").open("ab") as log:

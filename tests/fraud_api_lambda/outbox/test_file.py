@@ -347,6 +347,19 @@ def test_what_was_not_tried_is_not_counted_until_it_has_waited_too_long(
     assert box.drain({"webhook": sink}) == Progress(0, 1, 0)
 
 
+def test_many_files_that_are_new_to_a_process_are_looked_at_over_several_rounds(box: FileOutbox, folder: Path) -> None:
+    numbers = [b"%d" % number for number in range(300)]
+    for data in numbers:
+        box.put("decision", f"key {data!r}", data)
+    again, sink = open_outbox(f"file://{folder}"), Failing({})
+    assert again.drain({"decision": sink}, seconds=0.0) == Progress(0, 0, 300)  # the first is not known yet
+    rounds = 0
+    while again.drain({"decision": sink}, seconds=0.001).waiting:
+        rounds += 1
+    assert rounds > 1
+    assert sink.taken == numbers
+
+
 def test_a_round_ends_when_its_time_is_over_and_every_kind_has_had_one_item(box: FileOutbox) -> None:
     for number in range(50):
         box.put("decision", str(number), b"slow")
