@@ -1,5 +1,7 @@
 """``python -m benchmarks``: everything, one after the other."""
 
-from . import request
+from . import decision_log, replay, request
 
 request.main()
+replay.main()
+decision_log.main()

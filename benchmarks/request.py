@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import keep
+
 ROUNDS = 30
 CALLS = 20
 
@@ -110,8 +112,7 @@ def main() -> None:
         print(f"{name:22}{median * 1e6:7.0f} us{low * 1e6:10.0f} - {high * 1e6:4.0f} us{median / null:9.2f}")
     ratio = results["predecessors' design"]["median_us"] / results["ours, no reasons"]["median_us"]
     print(f"predecessors / ours: {ratio:.1f}")
-    out = Path("benchmarks/results.json")
-    out.write_text(json.dumps({"request": {**results, "predecessors / ours": ratio}}, indent=1) + "\n")
+    keep("request", {**results, "predecessors / ours": ratio})
 
 
 if __name__ == "__main__":

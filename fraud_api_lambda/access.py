@@ -46,6 +46,9 @@ ROLES: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", "/feedback"): "review",
     ("GET", "/parties/{party_id}"): "review",
     ("GET", "/summary"): "review",
+    ("POST", "/rules/check"): "review",
+    ("POST", "/backtest"): "review",
+    ("GET", "/drift"): "review",
     ("GET", "/metrics"): "admin",
 }
 _OPEN = frozenset(path for (_, path), role in ROLES.items() if role is None)
@@ -268,13 +271,6 @@ def _loopback(address: str) -> bool:
         return False
 
 
-def _path(scope: Scope) -> str:
-    """The path without the stage in front of it."""
-    path: str = scope["path"]
-    stage = scope.get("root_path", "")
-    return path[len(stage) :] if stage and path.startswith(f"{stage}/") else path
-
-
 class Access:
     """Lets in whom the guard knows, and the others to what is open to all; ``scope["caller"]`` says who it is."""
 
@@ -288,7 +284,8 @@ class Access:
             return
         caller = scope["caller"] = self.guard.caller(scope)
         try:
-            if _path(scope) not in _OPEN:
+            # Without the stage in front of it.
+            if scope["path"].removeprefix(scope.get("root_path", "")) not in _OPEN:
                 if caller is None:
                     raise self.guard.refused()
                 self.guard.admit(scope, caller)

@@ -37,9 +37,9 @@ _KEY_BYTES: Final = range(24, 65)
 _MINUTE_MS: Final = 60_000
 _TIMEOUT: Final = urllib3.Timeout(connect=2.0, read=5.0)
 #: A receiver's answer may trickle in, each piece within the read timeout; after this it counts as none.
-_WHOLE_S: Final = 10.0
+WHOLE_S: Final = 10.0
 #: What one item may keep the others waiting; a receiver that takes longer answers while others are sent to.
-_PATIENCE_S: Final = 1.0
+PATIENCE_S: Final = 1.0
 #: How long an answer that came later is kept for the item to ask for it.
 _KEPT_S: Final = 60.0
 #: Requests to one receiver that may trickle on after they were given up.
@@ -188,18 +188,19 @@ def _pack(message: str, receiver: str, body: bytes) -> bytes:
 class WebhookSink:
     """Sends what :meth:`Alerts.notices` made; a ``Sink`` of the outbox. Safe to call from many threads.
 
-    A receiver that takes longer than a second is not waited for: its item asks for the answer when it comes again, and
-    is sent a second time where another process asks.
+    A receiver that takes longer than ``patience_s`` is not waited for: its item asks for the answer when it comes
+    again, and is sent a second time where another process asks. On Lambda, where nothing goes on between two calls,
+    that is to be the whole time.
 
     2xx: done. 408, 425, 429, 5xx, no answer: ``RetryLater``, after ``Retry-After`` at least where that is given. All
     else, redirects too: ``ValueError``, so a dead letter, as is what is for an address that is no longer configured.
     The certificate is verified; no redirect is followed and no proxy of the environment used.
     """
 
-    def __init__(self, receivers: Sequence[Receiver]) -> None:
+    def __init__(self, receivers: Sequence[Receiver], *, patience_s: float = PATIENCE_S) -> None:
         # One connection at most to each: they are sent to one by one.
         pool = urllib3.PoolManager(num_pools=max(1, len(receivers)), maxsize=1, timeout=_TIMEOUT, retries=False)
-        self._lines = {receiver.id: _Line(receiver, pool) for receiver in receivers}
+        self._lines = {receiver.id: _Line(receiver, pool, patience_s) for receiver in receivers}
 
     def __call__(self, data: bytes) -> None:
         head, separator, body = data.partition(b"\n")
@@ -233,7 +234,8 @@ class _Sending:
 class _Line:
     """To one receiver: one request at a time, none while it is down."""
 
-    def __init__(self, receiver: Receiver, pool: urllib3.PoolManager) -> None:
+    def __init__(self, receiver: Receiver, pool: urllib3.PoolManager, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._receiver = receiver
         self._pool = pool
         self._lock = threading.Lock()
@@ -245,11 +247,11 @@ class _Line:
     def send(self, message: str, body: bytes) -> None:
         with self._lock:
             sending = self._begin(message, body)
-        sending.done.wait(_PATIENCE_S)
+        sending.done.wait(self._patience_s)
         with self._lock:
             if not sending.done.is_set():
-                if time.monotonic() - sending.begun < _WHOLE_S:
-                    raise RetryLater("The receiver has not answered yet.", _PATIENCE_S, tried=False)
+                if time.monotonic() - sending.begun < WHOLE_S:
+                    raise RetryLater("The receiver has not answered yet.", PATIENCE_S, tried=False)
                 self._given_up.append(sending)
             if self._sending is sending:
                 self._sending = None
@@ -262,7 +264,7 @@ class _Line:
         if sending is not None and sending.message == message:
             return sending
         if sending is not None and now - sending.begun < _KEPT_S:
-            raise RetryLater("The receiver has another to answer.", _PATIENCE_S, tried=False)
+            raise RetryLater("The receiver has another to answer.", PATIENCE_S, tried=False)
         if now < self._closed_until:
             raise RetryLater("The receiver is left alone for a while.", self._closed_until - now, tried=False)
         if sending is not None:  # its item is no more

@@ -30,6 +30,9 @@ from .metrics import Metrics
 from .outbox import Kind, Sink
 from .outbox.loop import Drain
 from .reload import ModelSource
+from .routes_drift import add_drift
+from .routes_learning import BODIES as LEARNING_BODIES
+from .routes_learning import add_backtest
 from .routes_records import Feedback, add_records
 from .schemas import (
     Batch,
@@ -219,6 +222,8 @@ def create_app(
         return _json(to_json(describe_caller(request.scope["caller"])))
 
     add_records(app, scorer, scraped=scraped)
+    add_backtest(app, scorer)
+    add_drift(app, scorer)
 
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -401,7 +406,12 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         _, bodies = models_json_schema(
-            [(Transaction, "validation"), (Batch, "validation"), (Feedback, "validation")],
+            [
+                (Transaction, "validation"),
+                (Batch, "validation"),
+                (Feedback, "validation"),
+                *((body, "validation") for body in LEARNING_BODIES),
+            ],
             ref_template="#/components/schemas/{model}",
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from .access import open_guard
-from .alerts import Alerts, WebhookSink, parse_webhooks
+from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
 from .app import create_app
 from .bundle import parse_public_keys
 from .decision_log import open_decision_log
@@ -82,11 +82,15 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         budget_ms=deadline_ms,
         clock=clock,
     )
-    sinks: dict[Kind, Sink] = {**scorer.sinks, "webhook": WebhookSink(receivers)}
+    sinks: dict[Kind, Sink] = {
+        **scorer.sinks,
+        "webhook": WebhookSink(receivers, patience_s=WHOLE_S if on_aws else PATIENCE_S),
+    }
     if stream is not None:
         sinks["stream"] = stream
     guard = open_guard(
-        _secret(settings.api_keys, "FRAUD_API_KEYS") or None,
+        # As it stands: "none" is no keys, but a file that holds nothing is refused and does not open the door.
+        None if settings.api_keys is None else read_secret(settings.api_keys, "FRAUD_API_KEYS"),
         settings.rate_limit,
         behind_gateway=on_aws,
         origins=settings.cors_origins,

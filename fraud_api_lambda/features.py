@@ -100,6 +100,8 @@ FEATURES: tuple[Feature, ...] = (
     Feature("in_last_1h", "number", "history", "base currency", "What the customer received in the last hour"),
     Feature("out_last_1h", "number", "history", "base currency", "What the customer passed on in the last hour"),
     Feature("in_out_ratio", "ratio", "history", "ratio", "The share of what goes out that has just come in"),
+    Feature("amount_ratio_30d", "ratio", "history", "ratio", "The amount against the customer's average of 30 days"),
+    Feature("avg_amount_trend", "ratio", "history", "ratio", "The customer's recent amounts against those of 30 days"),
     # the device's past
     Feature(
         "new_device", "flag", "history", "0/1",
@@ -116,6 +118,15 @@ FEATURES: tuple[Feature, ...] = (
     Feature("counterparty_fraud_rate_1d", "number", "label", "share", "The counterparty's known frauds of a day"),
     Feature("counterparty_fraud_rate_7d", "number", "label", "share", "The counterparty's known frauds of 7 days"),
     Feature("counterparty_fraud_rate_30d", "number", "label", "share", "The counterparty's known frauds of 30 days"),
+    Feature("counterparty_days_since_fraud", "number", "label", "days", "The days since the counterparty's last fraud"),
+    Feature(
+        "counterparty_days_since_first_fraud", "number", "label", "days",
+        "The days since the counterparty's first fraud",
+    ),
+    Feature(
+        "counterparty_days_since_legitimate", "number", "label", "days",
+        "The days since the counterparty was last without fraud",
+    ),
 )  # fmt: skip
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 WIDTH = len(FEATURES)
@@ -126,6 +137,9 @@ _AMOUNT_TO_BALANCE = NAMES.index("amount_to_balance")
 _BALANCE_SHORTFALL = NAMES.index("balance_shortfall")
 _AVG_AMOUNT_7D = NAMES.index("avg_amount_7d")
 _AMOUNT_RATIO = NAMES.index("amount_ratio")
+_AVG_AMOUNT_30D = NAMES.index("avg_amount_30d")
+_AMOUNT_RATIO_30D = NAMES.index("amount_ratio_30d")
+_AVG_AMOUNT_TREND = NAMES.index("avg_amount_trend")
 _IN_LAST_1H = NAMES.index("in_last_1h")
 _OUT_LAST_1H = NAMES.index("out_last_1h")
 _IN_OUT_RATIO = NAMES.index("in_out_ratio")
@@ -135,6 +149,8 @@ _RATIOS: tuple[tuple[int, Callable[[Floats], Floats]], ...] = (
     (_AMOUNT_TO_BALANCE, lambda x: x[..., _AMOUNT] / (x[..., _OLDBALANCE_ORIG] + 1.0)),
     (_BALANCE_SHORTFALL, lambda x: np.maximum(x[..., _AMOUNT] - x[..., _OLDBALANCE_ORIG], 0.0)),
     (_AMOUNT_RATIO, lambda x: x[..., _AMOUNT] / np.maximum(x[..., _AVG_AMOUNT_7D], 0.01)),
+    (_AMOUNT_RATIO_30D, lambda x: x[..., _AMOUNT] / np.maximum(x[..., _AVG_AMOUNT_30D], 0.01)),
+    (_AVG_AMOUNT_TREND, lambda x: x[..., _AVG_AMOUNT_7D] / np.maximum(x[..., _AVG_AMOUNT_30D], 0.01)),
     (_IN_OUT_RATIO, lambda x: x[..., _IN_LAST_1H] / (x[..., _OUT_LAST_1H] + x[..., _AMOUNT] + 1.0)),
 )
 
@@ -249,8 +265,11 @@ def customer_features(
     sent_last_1h = work[1] / minor_factor
     today = time_ms // 86_400_000
     profiles.days(s, profiles.SENT, today - 30, today, work)  # whole days before today, so without this transaction
-    out[27] = work[1] / minor_factor / work[0] if work[0] > 0 else math.nan
+    usual = work[1] / minor_factor / work[0] if work[0] > 0 else math.nan
+    out[27] = usual
     out[28] = float(work[0])
+    out[36] = amount / usual if usual > 0.0 else math.nan
+    out[37] = out[25] / usual if usual > 0.0 else math.nan
     if counterparty == profiles.NOBODY:
         out[30] = math.nan
     else:
@@ -273,9 +292,9 @@ def customer_features(
 def device_features(s: Any, customer: int, out: Any) -> None:
     """Write the device's column: ``s`` is its profile, ``customer`` an id or ``NOBODY``."""
     if customer == profiles.NOBODY:
-        out[36] = math.nan
+        out[38] = math.nan
     else:
-        out[36] = 0.0 if profiles.knows(s, profiles.SENT, customer) else 1.0
+        out[38] = 0.0 if profiles.knows(s, profiles.SENT, customer) else 1.0
 
 
 def counterparty_features(
@@ -285,20 +304,26 @@ def counterparty_features(
     leave out, since frauds of those days are not all known yet.
     """
     profiles.windows(s, profiles.RECEIVED, time_ms, key, work)
-    out[37] = float(work[2])
-    out[38] = work[3] / minor_factor
-    out[39] = float(profiles.distinct(s, profiles.RECEIVED, time_ms))
+    out[39] = float(work[2])
+    out[40] = work[3] / minor_factor
+    out[41] = float(profiles.distinct(s, profiles.RECEIVED, time_ms))
     age = time_ms - s[profiles.FIRST_SEEN] if s[profiles.FIRST_SEEN] >= 0 else 0
-    out[40] = age / 86_400_000 if age > 0 else 0.0
+    out[42] = age / 86_400_000 if age > 0 else 0.0
     today = time_ms // 86_400_000
     profiles.days(s, profiles.RECEIVED, today - 30, today, work)
-    out[41] = float(work[0])
+    out[43] = float(work[0])
     end = today - delay_days
     for i in range(3):
         first = end - (1 if i == 0 else (7 if i == 1 else 30))
         profiles.days(s, profiles.RECEIVED, first, end, work)
         known = profiles.frauds(s, first, end, time_ms)
-        out[42 + i] = known / work[0] if work[0] > 0 else math.nan
+        out[44 + i] = known / work[0] if work[0] > 0 else math.nan
+    begin = today - (profiles.DAYS - 1)  # the days that are remembered, today among them
+    first, last = profiles.fraud_days(s, begin, today + 1, time_ms)
+    out[47] = float(today - last if last >= begin else profiles.DAYS)
+    out[48] = float(today - first if last >= begin else profiles.DAYS)
+    good = profiles.good_day(s, profiles.RECEIVED, begin, end, time_ms)
+    out[49] = float(today - good if good >= begin else profiles.DAYS)
 
 
 def fill(values: Floats, population: Floats) -> Floats:

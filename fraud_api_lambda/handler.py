@@ -1,8 +1,10 @@
 """The entries: ``handler`` for Lambda behind API Gateway, ``app`` for uvicorn. The very same app, built once at import.
 
-This module only maps, and it is the only one that does I/O at import: it reads the environment and opens the bundle.
+``queue`` takes what Lambda hands over from SQS, ``schedule`` the daily events, ``work`` both. This module only maps,
+and it is the only one that does I/O at import: it reads the environment and opens the bundle.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -11,11 +13,17 @@ from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .app import MAX_BODY
 from .bootstrap import build
+from .errors import RequestError, RequestTooLarge
 from .metrics import emit_emf, prepare_emf
-from .routes_records import gauges
+from .profiles import DAY_MS
+from .routes_records import gauges, summarize
+from .schemas import parse_json
 from .scoring import FraudScorer
 from .settings import read_settings
+
+log = logging.getLogger("fraud.handler")
 
 
 def behind_gateway(app: ASGIApp) -> Any:
@@ -54,8 +62,102 @@ def lambda_handler(app: FastAPI) -> Any:
     return handler
 
 
+def queue_handler(app: FastAPI) -> Any:
+    """A Lambda entry around ``app`` for messages of SQS: transactions to judge, and the outbox to deliver.
+
+    Answers which messages failed (``ReportBatchItemFailures``); the queue brings them again, and lays them aside after
+    a while. Which of the two a message is depends on the queue that it comes from and on nothing in it: whoever may
+    send transactions has no say in the outbox.
+    """
+    scorer: FraudScorer = app.state.scorer
+
+    def queue(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        # Only here: no request should wait for it to be imported.
+        from aws_lambda_powertools.utilities.batch import (
+            BatchProcessor,
+            EventType,
+            SqsFifoPartialProcessor,
+            process_partial_response,
+        )
+
+        from .outbox.sqs import SqsOutbox
+
+        messages = event.get("Records") if isinstance(event, dict) else None
+        if not messages or not all(message.get("eventSource") == "aws:sqs" for message in messages):
+            raise ValueError("Not an event of SQS, and this entry serves nothing else.")
+        queues = {message["eventSourceARN"].rpartition(":")[2] for message in messages}
+        outbox = scorer.outbox
+        scorer.refresh_if_due()
+        if isinstance(outbox, SqsOutbox) and queues == {outbox.queue}:
+            sinks = app.state.sinks
+            processor: BatchProcessor = SqsFifoPartialProcessor(skip_group_on_error=True)
+
+            def each(message: dict[str, Any]) -> None:
+                outbox.deliver(message, sinks)
+        else:
+            processor, each = BatchProcessor(EventType.SQS), judge
+        # That all failed is no error of this function's, and the exception would carry their texts.
+        processor.raise_on_entire_batch_failure = False
+        answer = process_partial_response(event, lambda record: each(record.raw_event), processor, context)
+        emit_emf(scorer.metrics, gauges(scorer))
+        return dict(answer)
+
+    def judge(message: dict[str, Any]) -> None:
+        """Judge and record the message's transaction; nothing is done twice, as often as it may come.
+
+        Without an id of its own a transaction takes the message's, which is the same whenever the message comes.
+        """
+        try:
+            body = message["body"].encode(errors="surrogatepass")
+            if len(body) > MAX_BODY:
+                raise RequestTooLarge(f"A transaction takes at most {MAX_BODY} bytes.")
+            data = parse_json(body)
+            if isinstance(data, dict) and not data.get("transaction_id"):
+                data["transaction_id"] = message["messageId"]
+            scorer.answer(data)
+        except RequestError as problem:
+            fields = [error.field for error in problem.errors]
+            told = {"message_id": message["messageId"], "status": problem.status, "fields": fields}
+            log.error("a transaction of the queue is not judged", extra=told)
+            raise
+
+    return queue
+
+
+def schedule_handler(app: FastAPI, retention_days: int | None = None) -> Any:
+    """A Lambda entry around ``app`` for the daily events ``{"task": "summary"}`` and ``{"task": "retention"}``.
+
+    ``summary`` writes the sums of the day before into the service's log; ``retention`` deletes the decisions that
+    arrived more than ``retention_days`` ago. Raises ``StoreUnavailable``: Lambda then tries twice more.
+    """
+    scorer: FraudScorer = app.state.scorer
+
+    def schedule(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        task = event.get("task") if isinstance(event, dict) else None
+        today = scorer.clock() // DAY_MS
+        if task == "summary":
+            summarize(scorer, today - 1)
+            return {"task": task}
+        if task == "retention":
+            deleted = 0 if retention_days is None else scorer.decisions.forget((today - retention_days) * DAY_MS)
+            log.info("old decisions deleted", extra={"deleted": deleted})
+            return {"task": task, "deleted": deleted}
+        raise ValueError("Not a task of this entry. Choices are: summary, retention.")
+
+    return schedule
+
+
 _ON_AWS = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
-app = build(read_settings(os.environ), on_aws=_ON_AWS)
+_SETTINGS = read_settings(os.environ)
+app = build(_SETTINGS, on_aws=_ON_AWS)
 if _ON_AWS:
     prepare_emf()
 handler = lambda_handler(app)
+queue = queue_handler(app)
+schedule = schedule_handler(app, _SETTINGS.retention_days)
+
+
+def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """``queue`` or ``schedule``, whichever the event is for: one function does both."""
+    answer: dict[str, Any] = (schedule if isinstance(event, dict) and "task" in event else queue)(event, context)
+    return answer

@@ -13,7 +13,7 @@ from .errors import RuleFailed
 from .features import WIDTH, FeatureSet, Floats, describe, fill, type_name
 from .model import FraudModel, Singles
 from .rules import Listed, Rule, RuleSet, Verdict, decide
-from .schemas import Decision, Degraded, Event, RateTable, Reason, rfc3339
+from .schemas import Decision, Degraded, Event, RateTable, Reason, Thresholds, rfc3339
 from .settings import Outcome
 
 log = logging.getLogger("fraud.judge")
@@ -79,6 +79,33 @@ def score_rows(model: FraudModel, columns: Floats) -> list[Scored]:
     return [Scored(row, vector, list(each), probability) for row, vector, each, probability in rows]
 
 
+class Ruling(NamedTuple):
+    """What lists, rules and policy say. ``failed`` is a rule that could not be evaluated; the others were."""
+
+    verdict: Verdict
+    fired: tuple[Rule, ...]
+    listed: Listed | None
+    failed: str | None
+
+
+def rule_on(
+    rules: RuleSet,
+    event: Event,
+    filled: Floats,
+    probability: float | None,
+    thresholds: Thresholds | None,
+    without_model: Outcome,
+) -> Ruling:
+    """Lists, rules and policy on one event and its filled columns: the one place where they are put together."""
+    failed = None
+    try:
+        fired = rules.fired(event, filled)
+    except RuleFailed as error:  # one rule's fault does not silence the others
+        fired, failed = error.fired, error.rule
+    listed = rules.listed(event)
+    return Ruling(decide(probability, fired, thresholds, without_model, listed), fired, listed, failed)
+
+
 def judge(
     model: FraudModel | None, rules: RuleSet, event: Event, columns: Floats, scored: Scored | None, terms: Terms
 ) -> Decision:
@@ -91,16 +118,13 @@ def judge(
     thresholds = model.thresholds if model else None
     rates = model.rates if model else WITHOUT_BUNDLE_RATES
     probability = scored.probability if scored else None
-    failed = rules.stand_in
-    try:
-        fired = rules.fired(event, scored.filled if scored else columns)
-    except RuleFailed as error:  # one rule's fault does not silence the others
-        log.error("a rule cannot be evaluated", extra={"rule": error.rule})
-        fired, failed = error.fired, True
-    if failed:
+    verdict, fired, listed, failed = rule_on(
+        rules, event, scored.filled if scored else columns, probability, thresholds, terms.without_model
+    )
+    if failed is not None:
+        log.error("a rule cannot be evaluated", extra={"rule": failed})
+    if failed is not None or rules.stand_in:
         degraded.append("rules")
-    listed = rules.listed(event)
-    verdict = decide(probability, fired, thresholds, terms.without_model, listed)
     forced = event.test_input
     if forced is not None and forced != "degraded":
         verdict = Verdict(forced, "rule")

@@ -26,6 +26,8 @@ COUNTERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "replays": ("Transactions sent again and answered with the first answer.", ()),
     "log_failures": ("Decisions that the decision log did not take.", ()),
     "labels": ("Labels taken.", ("source", "label")),
+    "drift_looks": ("Looks for drift on schedule, by what they found.", ("state",)),
+    "drift_alarms": ("Features, score and calibration found to drift by them; each look counts anew.", ()),
 }
 #: Histogram of seconds -> (what it measures, its labels). In Prometheus ``fraud_<name>_seconds``.
 HISTOGRAMS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -51,6 +53,7 @@ EMF_UNITS: Final[dict[str, str]] = {
     "DegradedModel": "Count", "DegradedFeatureStore": "Count", "DegradedDecisionLog": "Count",
     "DegradedRules": "Count", "DegradedExplanation": "Count",
     "Replays": "Count", "LogFailures": "Count", "Labels": "Count",
+    "DriftLooks": "Count", "DriftLooksFailed": "Count", "DriftAlarms": "Count",
     "DecisionLatency": "Milliseconds",
     "BundleAge": "Seconds", "ModelTrouble": "Count", "RulesTrouble": "Count",
 }  # fmt: skip
@@ -303,4 +306,8 @@ def _emf_names(name: str, labels: list[str]) -> tuple[str, ...]:
         return (_EMF_OUTCOMES[labels[0]],)
     if name == "degraded":
         return (f"Degraded{labels[0].title().replace('_', '')}",)
+    if name == "drift_looks":
+        return ("DriftLooks", *(["DriftLooksFailed"] if labels[0] == "failed" else []))
+    if name == "drift_alarms":
+        return ("DriftAlarms",)
     return ({"test_decisions": "TestInputs", "replays": "Replays", "log_failures": "LogFailures"}.get(name, "Labels"),)

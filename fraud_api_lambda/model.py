@@ -504,19 +504,23 @@ class FraudModel:
         """Score the rows that were scored at sealing; another machine must reach the same numbers.
 
         Margins must be equal to the bit. Probabilities may differ in the last places, where the C library's ``exp``
-        is another one.
+        is another one. The file names its columns, so that a service that has learnt further features still reads it.
         """
         try:
             golden = json.loads(text)
-            rows = np.array(
+            told = np.array(
                 [[math.nan if v is None else float(v) for v in row["columns"]] for row in golden["rows"]], np.float64
             )
+            names = [str(name) for name in golden.get("names", self.features.columns)]
             margins = [float(row["margin"]) for row in golden["rows"]]
             probabilities = [float(row["probability"]) for row in golden["rows"]]
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise BundleRefused("golden.json cannot be read.") from None
-        if rows.ndim != 2 or not len(rows) or rows.shape[1] != len(self.features.columns):
+        unknown = set(names) - set(self.features.columns) or set(self.features.picked) - set(names)
+        if told.ndim != 2 or not len(told) or told.shape[1] != len(names) or len(set(names)) != len(names) or unknown:
             raise BundleRefused("golden.json does not fit the bundle's columns.")
+        rows = np.full((len(told), len(self.features.columns)), math.nan)
+        rows[:, [self.features.columns.index(name) for name in names]] = told
         for row, margin, probability in zip(rows, margins, probabilities, strict=True):
             vector = self.vector(fill(row, self.population))
             if self.margin(vector) != margin or abs(self.probability(vector) - probability) > 1e-12:

@@ -110,9 +110,16 @@ def windows(s: Any, side: int, t: int, key: int, out: Any) -> None:
     n7 = 0
     a7 = 0
     last = -1
+    first_day = (t - 604_800_000) // 86_400_000
+    end_day = t // 86_400_000 + 1
+    begin = first_day * 86_400_000
+    end = end_day * 86_400_000
+    near = 0  # arrivals of the days that the longest window touches
     at = side + RING_AT
     for _ in range(s[side + COUNT]):
         time = s[at]
+        if begin <= time and time < end:
+            near += 1
         if time <= t and s[at + 1] != key:
             age = t - time
             if age < 604_800_000:
@@ -128,7 +135,7 @@ def windows(s: Any, side: int, t: int, key: int, out: Any) -> None:
             if time > last:
                 last = time
         at += 5
-    if s[side + FOLDED] > 0:
+    if s[side + FOLDED] > 0 and _left(s, side, first_day, end_day, near):
         at = side + MINUTE_AT
         for _ in range(MINUTES):
             start = s[at] * 60_000
@@ -155,6 +162,20 @@ def windows(s: Any, side: int, t: int, key: int, out: Any) -> None:
     out[6] = last
 
 
+def _left(s: Any, side: int, first: int, end: int, near: int) -> bool:
+    """Whether any event of the UTC days ``[first, end)`` has left the ring, which still holds ``near`` of them.
+
+    A day's tile counts every event of the day, in the ring or not. One that a newer day has taken tells nothing.
+    """
+    for day in range(first, end):
+        at = side + DAY_AT + 3 * (day % DAYS)
+        if s[at] > day:
+            return True
+        if s[at] == day:
+            near -= s[at + 1]
+    return near != 0
+
+
 def distinct(s: Any, side: int, t: int) -> int:
     """Partners seen after ``t - 7 d``, at most PARTNERS; a partner's last time may lie after ``t``."""
     count = 0
@@ -177,15 +198,18 @@ def knows(s: Any, side: int, other: int) -> bool:
 
 
 def days(s: Any, side: int, first: int, end: int, out: Any) -> None:
-    """Events of the UTC days ``[first, end)``: ``out[0:2]`` = count and sum; DAYS days back at most."""
+    """Events of the UTC days ``[first, end)``, at most DAYS of them: ``out[0:2]`` = count and sum."""
     n = 0
     a = 0
     at = side + DAY_AT
-    for _ in range(DAYS):
-        if first <= s[at] and s[at] < end:
-            n += s[at + 1]
-            a += s[at + 2]
-        at += 3
+    i = first % DAYS
+    for day in range(first, end):
+        if s[at + 3 * i] == day:
+            n += s[at + 3 * i + 1]
+            a += s[at + 3 * i + 2]
+        i += 1
+        if i == DAYS:
+            i = 0
     out[0] = n
     out[1] = a
 
@@ -199,6 +223,31 @@ def frauds(s: Any, first: int, end: int, t: int) -> int:
             count += 1
         at += 3
     return count
+
+
+def fraud_days(s: Any, first: int, end: int, t: int) -> tuple[int, int]:
+    """The earliest and the latest of the UTC days ``[first, end)`` with a fraud known at ``t``; -1, -1: none."""
+    earliest = -1
+    latest = -1
+    at = FRAUD_AT
+    for _ in range(s[FRAUD_COUNT]):
+        day = s[at]
+        if first <= day and day < end and s[at + 2] <= t:
+            if earliest < 0 or day < earliest:
+                earliest = day
+            if day > latest:
+                latest = day
+        at += 3
+    return earliest, latest
+
+
+def good_day(s: Any, side: int, first: int, end: int, t: int) -> int:
+    """The latest of the UTC days ``[first, end)`` with more events than frauds known at ``t``; -1: none."""
+    for day in range(end - 1, first - 1, -1):
+        at = side + DAY_AT + 3 * (day % DAYS)
+        if s[at] == day and s[at + 1] > frauds(s, day, day + 1, t):
+            return day
+    return -1
 
 
 # --- updating --------------------------------------------------------------------------------------------------------
@@ -271,21 +320,25 @@ def _meet(s: Any, side: int, other: int, t: int) -> None:
     """Remember a partner; where there is no room, in place of the one seen longest ago, if that is longer ago."""
     begin = side + PARTNER_AT
     known = s[side + KNOWN]
-    oldest = begin
     at = begin
     for _ in range(known):
         if s[at] == other:
             if t > s[at + 1]:
                 s[at + 1] = t
             return
-        if s[at + 1] < s[oldest + 1]:
-            oldest = at
         at += 2
     if known < PARTNERS:
         s[side + KNOWN] += 1
         s[at] = other
         s[at + 1] = t
-    elif t > s[oldest + 1]:
+        return
+    oldest = begin
+    at = begin
+    for _ in range(known):
+        if s[at + 1] < s[oldest + 1]:
+            oldest = at
+        at += 2
+    if t > s[oldest + 1]:
         s[oldest] = other
         s[oldest + 1] = t
 

@@ -6,10 +6,9 @@ threads of their own, whatever the backend.
 
 import asyncio
 import contextlib
-import difflib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -37,7 +36,7 @@ from .parties import PartyView, describe
 from .schemas import CLOCK_SKEW_MS, TYPES, Decision, RateTable, parse_json, parse_rfc3339, rfc3339
 from .scoring import FraudScorer
 from .settings import Outcome
-from .web import json_response, read_body, request_json
+from .web import json_response, query_parameters, read_body, read_query, request_json
 
 #: Reads and labels at once; the rest waits.
 THREADS = 4
@@ -181,7 +180,7 @@ _SUMMED: dict[str, tuple[str, dict[str, Any]]] = {
 def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> None:
     """Add the routes to ``app``. ``scraped`` false: metrics go elsewhere, and ``/metrics`` says so (404)."""
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="records")
-    app.router.lifespan_context = _ending(app.router.lifespan_context, threads)
+    app.router.lifespan_context = _around(app.router.lifespan_context, scorer, threads)
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     invalid: dict[int | str, dict[str, Any]] = {422: {"description": "The request is not valid.", "content": content}}
     missing: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such one.", "content": content}}
@@ -198,10 +197,10 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         summary="List recorded decisions",
         response_model=None,
         responses={200: {"model": TransactionList}, **invalid, **silent},
-        openapi_extra={"parameters": _parameters(_LISTED)},
+        openapi_extra={"parameters": query_parameters(_LISTED)},
     )
     async def transactions(request: Request) -> Response:
-        search = parse_search(_query(request, _LISTED), lambda party: known_as(scorer, party))
+        search = parse_search(read_query(request, _LISTED), lambda party: known_as(scorer, party))
 
         def read() -> bytes:
             page = scorer.decisions.search(search)
@@ -269,10 +268,10 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         summary="Figures by day",
         response_model=None,
         responses={200: {"model": Summary}, **invalid, **silent},
-        openapi_extra={"parameters": _parameters(_SUMMED)},
+        openapi_extra={"parameters": query_parameters(_SUMMED)},
     )
     async def summary(request: Request) -> Response:
-        since, until = parse_days(_query(request, _SUMMED), scorer.clock())
+        since, until = parse_days(read_query(request, _SUMMED), scorer.clock())
         days = await call(scorer.decisions.summary, since, until)
         now, rates, delay_ms = scorer.clock(), _rates(scorer), _label_delay_ms(scorer)
         views = [describe_day(day, now, minor_factor=rates.minor_factor, label_delay_ms=delay_ms) for day in days]
@@ -292,16 +291,31 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         return Response(text, headers={"Content-Type": content_type})
 
 
-def _ending(lifespan: Lifespan[Any], threads: ThreadPoolExecutor) -> Lifespan[Any]:
-    """The app's lifespan, after which the threads end."""
+def _around(lifespan: Lifespan[Any], scorer: FraudScorer, threads: ThreadPoolExecutor) -> Lifespan[Any]:
+    """The app's lifespan, and within it the days' lines; after it the threads end."""
 
     @contextlib.asynccontextmanager
-    async def ended(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+    async def around(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        summing = asyncio.create_task(sum_up_days(scorer, threads))
         async with lifespan(app) as state:
             yield state
+        summing.cancel()
         threads.shutdown(wait=False, cancel_futures=True)
 
-    return ended  # type: ignore[return-value]  # Lifespan is a union of with and without a state
+    return around  # type: ignore[return-value]  # Lifespan is a union of with and without a state
+
+
+async def sum_up_days(scorer: FraudScorer, threads: Executor, *, pause_s: float = 60.0) -> None:
+    """Write each day's line once it is over, for ever; a log that does not answer is asked again after a pause."""
+    day = scorer.clock() // profiles.DAY_MS
+    while True:
+        await asyncio.sleep(pause_s)
+        while day < scorer.clock() // profiles.DAY_MS:
+            try:
+                await asyncio.get_running_loop().run_in_executor(threads, summarize, scorer, day)
+            except StoreUnavailable:
+                break
+            day += 1
 
 
 def known_as(scorer: FraudScorer, asked: str) -> str:
@@ -310,24 +324,6 @@ def known_as(scorer: FraudScorer, asked: str) -> str:
 
 
 # --- reading the question --------------------------------------------------------------------------------------------
-
-
-def _query(request: Request, known: Mapping[str, Any]) -> dict[str, str]:
-    """The query's parameters, each once. Raises ``InvalidRequest`` for those that are not ``known``."""
-    sent = request.query_params.multi_items()
-    values = dict(sent)
-    problems = []
-    for name in values:
-        if name not in known:
-            shown = name if re.fullmatch(r"[a-z_]{1,40}", name) else "(a parameter)"
-            near = difflib.get_close_matches(name, known, n=1) if len(name) <= 40 else []
-            hint = f"Did you mean {near[0]}? " if near else ""
-            problems.append(FieldError(shown, f"is not a parameter of this. {hint}Choices are: {', '.join(known)}"))
-    if len(sent) > len(values):
-        problems.append(FieldError("query", "must hold each parameter once"))
-    if problems:
-        raise InvalidRequest("The query is not valid.", tuple(problems[:20]))
-    return values
 
 
 def parse_search(values: Mapping[str, str], known_as: Callable[[str], str]) -> Search:
@@ -603,13 +599,6 @@ def _label_delay_ms(scorer: FraudScorer) -> int:
 
 
 # --- the contract, written down --------------------------------------------------------------------------------------
-
-
-def _parameters(known: Mapping[str, tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "query", "required": False, "schema": schema, **({"description": text} if text else {})}
-        for name, (text, schema) in known.items()
-    ]
 
 
 def _in_path(name: str) -> dict[str, Any]:

@@ -437,6 +437,13 @@ _LITERAL = re.compile(
 _MIXED = re.compile(r"applied to '\((double, int|int, double)\)'")
 
 
+def variables(expression: str, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The variables that an expression reads, in the order in which it names them."""
+    known = {*TEXT_VARIABLES, "attributes", *columns}
+    bare = _LITERAL.sub(" ", expression)
+    return tuple(dict.fromkeys(word for word in re.findall(r"(?<![\w.])[A-Za-z_]\w*", bare) if word in known))
+
+
 def _with_doubles(expression: str) -> str:
     return _LITERAL.sub(lambda match: match.group(1) or f"{match.group(2)}.0", expression)
 

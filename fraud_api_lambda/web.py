@@ -1,12 +1,15 @@
-"""What every route needs of HTTP: a body within bounds, JSON as an answer, an error as problem+json."""
+"""What every route needs of HTTP: a body within bounds, a query, JSON as an answer, an error as problem+json."""
 
+import difflib
 import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request, Response
 from pydantic_core import to_json
 
-from .errors import RequestError, RequestTooLarge, TooManyRequests
+from .errors import FieldError, InvalidRequest, RequestError, RequestTooLarge, TooManyRequests
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -61,3 +64,29 @@ def request_json(schema: str, examples: dict[str, Any]) -> dict[str, Any]:
     """A required JSON body as OpenAPI says it, for endpoints that read it themselves."""
     content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": examples}
     return {"required": True, "content": {"application/json": content}}
+
+
+def read_query(request: Request, known: Mapping[str, Any]) -> dict[str, str]:
+    """The query's parameters, each once. Raises ``InvalidRequest`` for those that are not ``known``."""
+    sent = request.query_params.multi_items()
+    values = dict(sent)
+    problems = []
+    for name in values:
+        if name not in known:
+            shown = name if re.fullmatch(r"[a-z_]{1,40}", name) else "(a parameter)"
+            near = difflib.get_close_matches(name, known, n=1) if len(name) <= 40 else []
+            hint = f"Did you mean {near[0]}? " if near else ""
+            problems.append(FieldError(shown, f"is not a parameter of this. {hint}Choices are: {', '.join(known)}"))
+    if len(sent) > len(values):
+        problems.append(FieldError("query", "must hold each parameter once"))
+    if problems:
+        raise InvalidRequest("The query is not valid.", tuple(problems[:20]))
+    return values
+
+
+def query_parameters(known: Mapping[str, tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Optional parameters, name -> (description, schema), as OpenAPI says them."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema, **({"description": text} if text else {})}
+        for name, (text, schema) in known.items()
+    ]

@@ -32,6 +32,14 @@ from .cli import (
 )
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+KnownSince = Annotated[
+    str | None,
+    typer.Option(
+        "--without-known-frauds",
+        metavar="DAY",
+        help="Leave out of each test day the customers with a fraud since DAY that is known by then (2018-07-25).",
+    ),
+]
 
 
 @app.command()
@@ -85,6 +93,13 @@ def run(
         str | None, typer.Option(help="Days to calibrate on; default: the last fifth of --train.")
     ] = None,
     test: Annotated[str | None, typer.Option(help="Days to judge on.")] = None,
+    known_since: KnownSince = None,
+    rehearse: Annotated[
+        str | None,
+        typer.Option(
+            help="Choose trees and weights by the same split so much earlier, such as 14d; with --train, --test."
+        ),
+    ] = None,
     delay: Annotated[
         str | None, typer.Option(help="Label delay: 7d, 36h; default: 7 days or a tenth of the span.")
     ] = None,
@@ -147,6 +162,8 @@ def run(
             train_range=train,
             validation_range=validation,
             test_range=test,
+            known_since=known_since,
+            rehearse_ms=None if rehearse is None else parse_delay(rehearse),
             delay_ms=None if delay is None else parse_delay(delay),
             folds=cv,
             tune=tune,
@@ -204,6 +221,7 @@ def compare(
         str | None, typer.Option(help="Days to calibrate on; default: the last fifth of --train.")
     ] = None,
     test: Annotated[str | None, typer.Option(help="Days to judge on.")] = None,
+    known_since: KnownSince = None,
     delay: Annotated[str | None, typer.Option(help="Label delay: 7d, 36h; default as in run.")] = None,
     tune: Annotated[int, typer.Option(help="Candidates the search tries first; 0: none.", min=0, max=500)] = 0,
     tuner: Annotated[str, typer.Option(help="random (RandomizedSearchCV) or optuna (with pruning).")] = "random",
@@ -235,6 +253,7 @@ def compare(
             train_range=train,
             validation_range=validation,
             test_range=test,
+            known_since=known_since,
             delay_ms=None if delay is None else parse_delay(delay),
             tune=tune,
             tuner=tuner,  # type: ignore[arg-type]
@@ -261,23 +280,30 @@ def evaluate(
     where: Where = None,
     legit_weight: LegitWeight = 1.0,
     test: Annotated[str | None, typer.Option(help="Judge only these days; earlier rows are history.")] = None,
+    known_since: KnownSince = None,
     seed: Seed = 0,
     keys: Keys = Path("keys"),
     as_json: Json = False,
 ) -> None:
     """Score a file through a sealed bundle, as the service opens it, and measure."""
     with one_line():
+        import numpy as np
+
         from . import dataset, metrics
         from . import evaluate as judge
         from .metrics import Costs
         from .split import within
+        from .train import unknown_customers
 
         served = judge.open_for_evaluation(bundle, keys)
         frame = dataset.load(data, format, mapping=mapping, where=tuple(where or ()), legit_weight=legit_weight)
         columns = judge.replayed(served, frame)
-        if test is not None:
-            rows = within(frame["time_ms"].to_numpy(), test)
-            frame, columns = frame.iloc[rows], columns[rows]
+        rows = np.arange(len(frame)) if test is None else within(frame["time_ms"].to_numpy(), test)
+        if known_since is not None:
+            rows = unknown_customers(frame, rows, served.bundle.manifest.label_delay_ms, known_since)
+        if not len(rows):
+            raise dataset.DataError("No row is left to judge.")
+        frame, columns = frame.iloc[rows], columns[rows]
         scored = judge.score(served, frame, columns)
         costs = Costs(**served.bundle.manifest.training.get("costs", {}))
         figures = {"version": served.version, **metrics.metrics(scored, costs=costs, seed=seed)}

@@ -9,11 +9,12 @@ import pandas as pd
 
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda import features as rule
-from fraud_api_lambda.errors import BundleMissing, RuleFailed, SettingsError
+from fraud_api_lambda.errors import BundleMissing, SettingsError
 from fraud_api_lambda.features import Floats, fill
+from fraud_api_lambda.judge import rule_on
 from fraud_api_lambda.model import Forest, FraudModel, Singles
 from fraud_api_lambda.reload import Served, load
-from fraud_api_lambda.rules import GRAVITY, decide
+from fraud_api_lambda.rules import GRAVITY
 
 from . import metrics, replay
 
@@ -131,11 +132,6 @@ def _policy(
         return policy
     thresholds = served.model.thresholds
     for at, (event, row) in enumerate(zip(replay.events(frame, served.model.rates), filled, strict=True)):
-        try:
-            fired = served.rules.fired(event, row)
-        except RuleFailed as error:
-            fired = error.fired  # as the service does, which flags such an answer
-        listed = served.rules.listed(event)
-        if fired or listed:
-            policy[at] = GRAVITY[decide(float(probability[at]), fired, thresholds, "review", listed).outcome]
+        ruling = rule_on(served.rules, event, row, float(probability[at]), thresholds, "review")
+        policy[at] = GRAVITY[ruling.verdict.outcome]
     return policy

@@ -44,8 +44,9 @@ numba.config.CACHE_DIR = str(  # type: ignore[attr-defined]
 )
 
 for _function in (
-    profiles.windows, profiles.distinct, profiles.knows, profiles.days, profiles.frauds, profiles._fold, profiles.holds,
-    profiles._meet, profiles.arrive, profiles.be_at, profiles.label, profiles.reset,
+    profiles.windows, profiles._left, profiles.distinct, profiles.knows, profiles.days, profiles.frauds,
+    profiles.fraud_days, profiles.good_day, profiles._fold, profiles.holds, profiles._meet, profiles.arrive,
+    profiles.be_at, profiles.label, profiles.reset,
     rule.transaction_features, rule.zone_offset, rule.distance_km, rule.customer_features, rule.device_features,
     rule.counterparty_features,
 ):  # fmt: skip
@@ -192,13 +193,13 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
     named = [name for name in ("customer_id", "counterparty_id", "device_id") if name in frame]
     if not named:
         return
-    codes, _ = pd.factorize(pd.concat([frame[name].astype(object) for name in named], ignore_index=True))
+    codes, _ = pd.factorize(pd.concat([frame[name] for name in named], ignore_index=True))
     # NOBODY is 0, which is what an absent id's -1 becomes.
     ids = {name: codes[i * n : (i + 1) * n].astype(np.int64) + 1 for i, name in enumerate(named)}
     nobody = np.zeros(n, np.int64)
     customer, counterparty, device = (ids.get(name, nobody) for name in ("customer_id", "counterparty_id", "device_id"))
     if "transaction_id" in frame:
-        key = pd.factorize(frame["transaction_id"].astype(object))[0].astype(np.int64)
+        key = pd.factorize(frame["transaction_id"])[0].astype(np.int64)
         key = np.where(key < 0, np.arange(n) + n, key) + 1
     else:
         key = np.arange(1, n + 1)
@@ -206,10 +207,7 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
     fraud = (
         np.flatnonzero((frame["is_fraud"].to_numpy() == 1) & (counterparty > 0)) if "is_fraud" in frame else nobody[:0]
     )
-    known_ms = time_ms + features.label_delay_ms
-    if "label_ms" in frame:
-        told = frame["label_ms"]
-        known_ms = np.where(told.notna(), told.fillna(0).to_numpy(np.int64), known_ms)
+    known_ms = labels_known(frame, features.label_delay_ms)
     rows = np.arange(n)
     present = [np.flatnonzero(who > 0) for who in (customer, counterparty, device)]
     party = np.concatenate(
@@ -243,6 +241,15 @@ def minor(frame: pd.DataFrame, factor: Floats) -> Floats:
 def blank() -> Ints:
     """A profile of nobody, as the compiled functions hold it."""
     return np.array(profiles.blank(), np.int64)
+
+
+def labels_known(frame: pd.DataFrame, delay_ms: int) -> Ints:
+    """When each row's label became known, (n,) ms: ``label_ms`` where the data say it, else ``delay_ms`` later."""
+    known: Ints = frame["time_ms"].to_numpy(np.int64) + delay_ms
+    if "label_ms" in frame:
+        told = frame["label_ms"]
+        known = np.where(told.notna(), told.fillna(0).to_numpy(np.int64), known)
+    return known
 
 
 def micro(degrees: Floats) -> Ints:

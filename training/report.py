@@ -757,6 +757,7 @@ class _Page:
     thresholds: tuple[float, float]
     costs: Costs
     pictures: Mapping[str, bytes]
+    trials: Sequence[Mapping[str, Any]] = ()
 
     @property
     def currency(self) -> str:
@@ -825,6 +826,7 @@ def _html(page: _Page) -> str:
         ("ranking", "Ranking", _ranking_section),
         ("costs", "Thresholds and costs", _costs_section),
         ("calibration", "Calibration", _calibration_section),
+        ("members", "What the model is made of", _members_section),
         ("features", "What the model looks at", _features_section),
         ("ablation", "With and without SMOTE and balances", _ablation_section),
         ("data", "Data", _data_section),
@@ -1076,6 +1078,59 @@ def _features_section(page: _Page) -> str:
     heads = ("Feature", "Mean |contribution|", *(key.replace("_", " ").capitalize() for key in extra))
     table = _table(f"All {len(rows)} features, strongest first", heads, rows)
     return f"{picture}<details><summary>All features as a table</summary>{table}</details>"
+
+
+MEMBERS = {
+    "forest": "boosted trees: log-odds",
+    "linear": "logistic regression: log-odds",
+    "isolation": "Isolation Forest: minus the mean path length, higher is stranger",
+}
+MEMBER_WORDS = (
+    "The served log-odds are a weighted sum of the members' margins, calibrated once, so that reasons add up. Beside "
+    "the first, a member ships only where it raises average precision on rows that it has not learned from, with the "
+    "whole 95 % interval of the gain above 0 (or where one half each was asked for). Its share was searched on these "
+    "rows."
+)
+
+
+def _member_table(page: _Page) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    return ("Member", "Margin", "Weight"), [
+        (str(own["name"]), MEMBERS.get(str(own["kind"]), str(own["kind"])), f"{float(own['weight']):.4g}")
+        for own in page.manifest.get("members") or ()
+    ]
+
+
+def _trial_table(page: _Page) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    return ("Offered", "Share", "AP without", "AP with", "Gain", "95 %", "Verdict"), [
+        (
+            str(trial["name"]),
+            f"{float(trial['share']):.2f}",
+            _score(trial["before"]),
+            _score(trial["after"]),
+            f"{trial['after'] - trial['before']:+.4f}",
+            f"{trial['low']:+.4f} to {trial['high']:+.4f}",
+            "shipped" if trial["shipped"] else "not shipped",
+        )
+        for trial in page.trials
+    ]
+
+
+def _judged_on(page: _Page) -> str:
+    """Where shares were searched and gains judged."""
+    staged = (page.manifest.get("training") or {}).get("rehearsal")
+    return f"the test rows of the {staged}" if staged else "the validation rows"
+
+
+def _members_section(page: _Page) -> str:
+    heads, rows = _member_table(page)
+    blocks = [f"<p>{_e(MEMBER_WORDS)}</p>"]
+    if rows:
+        blocks.append(_table("Members as served", heads, rows, text=(1,)))
+    if page.trials:
+        blocks.append(_table(f"What was offered beside the first, on {_judged_on(page)}", *_trial_table(page)))
+    else:
+        blocks.append("<p>Nothing was offered beside the first member in this run.</p>")
+    return "".join(blocks)
 
 
 ABLATION = (*("average_precision", "roc_auc", "recall", "precision", "recall_at_precision_0.9", "ece", "cost_saved"),)
@@ -1356,6 +1411,11 @@ def _card(page: _Page) -> str:
         "## Features",
         f"{len(names)} features: {', '.join(_md(name) for name in names)}." if names else "See the manifest.",
         strongest,
+        "## Members",
+        MEMBER_WORDS,
+        _md_table(*_member_table(page)) if page.manifest.get("members") else "",
+        f"Offered beside the first, on {_md(_judged_on(page))}:" if page.trials else "",
+        _md_table(*_trial_table(page)) if page.trials else "",
         "## Figures",
         basis,
         _md_table(("Figure", FIGURE_NAMES["model"], "95 %", FIGURE_NAMES["policy"], "95 %"), rows),
@@ -1427,6 +1487,7 @@ def write_report(
     data_profile: Json,
     thresholds: tuple[float, float],
     costs: Costs,
+    trials: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, bytes]:
     """The report's files by name, also written into the folder `out` (made if need be) unless that is None.
 
@@ -1434,11 +1495,13 @@ def write_report(
     confusion_matrix.png, shap_summary.png, data_profile.png (a picture whose data is missing is left out).
 
     `manifest`: the bundle's manifest as a plain dict (version, created_at, champion, parent, features [{name}],
-    currency {base}, time_zone {name}, label_delay_ms, calibration, training, libraries; all optional). `metrics` and
+    members [{name, kind, weight}], currency {base}, time_zone {name}, label_delay_ms, calibration, training, libraries;
+    all optional). `metrics` and
     `curves`: from `training.metrics`, of the rows `test`. `ablation`: [{"name", "metrics": {average_precision, ...,
     "intervals"?}, "note"?, "chosen"?}]. `importance`: [{"feature", "mean_abs", ...}], any order. `shap_sample`:
     contributions (n, f) in log-odds and raw feature values (n, f, NaN = missing), columns as in manifest["features"].
-    `data_profile`: from `data_profile`. `thresholds`: review, decline. The same input gives the same bytes.
+    `data_profile`: from `data_profile`. `thresholds`: review, decline. `trials`: [{"name", "share",
+    "before", "after", "low", "high", "shipped"}], what members were worth. The same input gives the same bytes.
     ValueError where `shap_sample` does not fit the manifest's features.
     """
     names = [str(f["name"]) if isinstance(f, Mapping) else str(f) for f in manifest.get("features", ())]
@@ -1454,7 +1517,9 @@ def write_report(
     pictures = _Pictures(
         metrics, curves, data_profile, importance, shap_sample, names, thresholds, _currency(manifest)
     ).files
-    page = _Page(dict(manifest), test, metrics, curves, ablation, importance, data_profile, thresholds, costs, pictures)
+    page = _Page(
+        dict(manifest), test, metrics, curves, ablation, importance, data_profile, thresholds, costs, pictures, trials
+    )
     files = {
         "report.html": _html(page).encode("utf-8"),
         "model_card.md": _card(page).encode("utf-8"),

@@ -89,6 +89,34 @@ def by_ranges(
     return Split(rows, middle, judged, f"train {train}, delay {delay_ms / DAY_MS:g} d, test {test}")
 
 
+def unknown_customers(
+    rows: Rows,
+    time_ms: npt.NDArray[np.int64],
+    customer: npt.NDArray[np.int64],
+    known_ms: npt.NDArray[np.int64],
+    fraud: npt.NDArray[np.bool_],
+    since: str,
+) -> Rows:
+    """Those of ``rows`` whose customer was not known to be compromised when their UTC day began.
+
+    Known is a customer with a fraud from the day ``since`` on, once ``known_ms`` has passed: with the training range's
+    first day and ``known_ms`` a label delay of whole days after the event, this is the protocol of the Fraud Detection
+    Handbook (``get_train_test_set``: frauds of the training days, and day by day those that became known meanwhile).
+    ``customer`` are codes, -1 where absent: such a row always stays. ``time_ms``, ``customer``, ``known_ms`` and
+    ``fraud`` (n,) are of all rows.
+    """
+    told = np.flatnonzero(fraud & (time_ms >= parse_day(since)) & (customer >= 0))
+    first = np.full(int(customer.max(initial=-1)) + 2, np.iinfo(np.int64).max)  # the last place is that of -1
+    np.minimum.at(first, customer[told], known_ms[told])
+    return rows[first[customer[rows]] >= time_ms[rows] // DAY_MS * DAY_MS]
+
+
+def earlier(text: str, by_ms: int) -> str:
+    """A range of days moved back by whole days: ``2018-07-25..2018-07-31`` by 14 days is ``2018-07-11..2018-07-17``."""
+    begin, end = (datetime.fromtimestamp((ms - by_ms) / 1000, UTC) for ms in parse_range(text))
+    return f"{begin:%Y-%m-%d}..{end - timedelta(days=1):%Y-%m-%d}"
+
+
 def folds(labels: npt.NDArray[np.int8], count: int, seed: int) -> list[Rows]:
     """Stratified folds: each row is judged in exactly one."""
     rng = np.random.default_rng(seed)
@@ -121,6 +149,14 @@ def parse_range(text: str) -> tuple[int, int]:
     if end <= begin:
         raise DataError("A range's last day must not be before its first.")
     return int(begin.timestamp() * 1000), int(end.timestamp() * 1000)
+
+
+def parse_day(text: str) -> int:
+    """``2018-07-25`` -> its first ms, UTC. Raises ``DataError``."""
+    try:
+        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        raise DataError("A day is of the form 2018-07-25.") from None
 
 
 def parse_delay(text: str) -> int:

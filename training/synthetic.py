@@ -159,12 +159,17 @@ def generate(
     scenarios: Collection[str] | None = None,
     scenario_start: Mapping[str, int] | None = None,
     fraud_share: float = 0.01,
+    steady: bool = False,
 ) -> pd.DataFrame:
     """``rows`` transactions over ``days`` from ``start`` (naive: UTC), sorted by time.
 
     ``scenarios`` chooses among :data:`SCENARIOS` (None: all; empty: no fraud), keeping the fraud share. A scenario in
     ``scenario_start`` first occurs on that day (0 is the first) and is then as frequent as it would have been all
     along; the rest of its share becomes legitimate rows.
+
+    Accounts have no income beyond their rows, so that balances run down towards the last day. ``steady`` pays each,
+    evenly over the days and unseen, what it loses on the whole (or takes what it gains): a quiet world whose
+    distributions stay, to look for drift in. Everything but the balances, and what is drained of them, is the same.
 
     The canonical frame: ``transaction_id time_ms type customer_id counterparty_id device_id amount currency``, four
     balances, ``lat long is_fraud fraud_scenario label_ms weight``. Labels become known days later (lognormal, median 4
@@ -190,7 +195,7 @@ def generate(
     legit = _make_legitimate(legit_rng, world, rows - len(fraud), fraud)
     every = _Rows.join([legit, fraud])
     every = every.take(np.lexsort((every.scenario, every.time)))
-    cents, balances = _settle(world, every)
+    cents, balances = _settle(world, every, steady)
     return _frame(rest_rng, world, every, cents, balances, start, seed)
 
 
@@ -663,14 +668,15 @@ def _make_fraud(
 # ---- balances and the frame ------------------------------------------------------------------------------------------
 
 
-def _settle(world: _World, rows: _Rows) -> tuple[Ints, Floats]:
+def _settle(world: _World, rows: _Rows, steady: bool) -> tuple[Ints, Floats]:
     """The amounts in cents, and (n, 4) balances in cents: sender before, after, receiver before, after (NaN: no
     account). Rows are in time order."""
     open_share = rows.share > 0
     cents = np.where(open_share, 0, rows.cents)
     opening = np.concatenate([world.opening, np.full(world.agents, 5e6)])
     cushion = np.concatenate([world.cushion, np.full(world.agents, 1e6)])
-    opening, balances = _chain(world, rows, cents, np.rint(opening), np.rint(cushion))
+    income = _income(world, rows, cents) if steady else np.zeros(len(opening))
+    opening, balances = _chain(world, rows, cents, np.rint(opening), np.rint(cushion), income)
     if open_share.any():
         # What is there without the drain decides what the drain takes; what it took decides what the mule draws.
         moved = open_share & (rows.type == _TRANSFER)
@@ -679,18 +685,33 @@ def _settle(world: _World, rows: _Rows) -> tuple[Ints, Floats]:
         received = np.bincount(rows.incident[groups], weights=cents[groups], minlength=int(rows.incident.max()) + 1)
         drawn = open_share & (rows.type == _CASH_OUT)
         cents[drawn] = np.rint(received[rows.incident[drawn]] * rows.share[drawn]).astype(np.int64)
-        _, balances = _chain(world, rows, cents, opening, np.zeros(len(opening)))
+        if steady:  # nobody is paid back what a thief took, and whoever the thief paid is like the others
+            drained = np.unique(rows.sender[moved])
+            income = np.where(np.isin(np.arange(len(income)), drained), income, _income(world, rows, cents))
+        _, balances = _chain(world, rows, cents, opening, np.zeros(len(opening)), income)
     return cents, balances
 
 
-def _chain(world: _World, rows: _Rows, cents: Ints, opening: Floats, cushion: Floats) -> tuple[Floats, Floats]:
+def _moves(world: _World, rows: _Rows, cents: Ints) -> tuple[Ints, Ints, Floats]:
+    """Rows whose receiver has an account; the account of each sender, then of each of those; what it gains, cents."""
+    with_account = np.flatnonzero(rows.receiver < world.people + world.agents)
+    sender_side = np.where(rows.type == _CASH_IN, cents, -cents)
+    account = np.concatenate([rows.sender, rows.receiver[with_account]])
+    return with_account, account, np.concatenate([sender_side, -sender_side[with_account]]).astype(np.float64)
+
+
+def _income(world: _World, rows: _Rows, cents: Ints) -> Floats:
+    """What each account would have to be paid a day for its rows to leave it as they found it, cents."""
+    _, account, delta = _moves(world, rows, cents)
+    return -np.bincount(account, weights=delta, minlength=world.people + world.agents) / world.days
+
+
+def _chain(
+    world: _World, rows: _Rows, cents: Ints, opening: Floats, cushion: Floats, income: Floats
+) -> tuple[Floats, Floats]:
     """Every account's balances, one event after the other; an opening balance too low for what follows is raised."""
     n, accounts = len(rows), world.people + world.agents
-    paying_in = rows.type == _CASH_IN
-    sender_side = np.where(paying_in, cents, -cents)
-    with_account = np.flatnonzero(rows.receiver < accounts)
-    account = np.concatenate([rows.sender, rows.receiver[with_account]])
-    delta = np.concatenate([sender_side, -sender_side[with_account]]).astype(np.float64)
+    with_account, account, delta = _moves(world, rows, cents)
     # Sums of cents stay far below 2^53: exact. Within an account the rows' own order is time.
     order = np.lexsort((np.concatenate([np.arange(n), with_account]), account))
     sums = np.cumsum(delta[order])
@@ -698,8 +719,10 @@ def _chain(world: _World, rows: _Rows, cents: Ints, opening: Floats, cushion: Fl
     first = np.cumsum(counts) - counts
     base = np.concatenate([[0.0], sums])[first]
     after = sums - np.repeat(base, counts)
+    day = np.concatenate([rows.time, rows.time[with_account]])[order] / _DAY
+    after += np.rint(income[account[order]] * day)
     low = np.zeros(accounts)
-    np.minimum.at(low, account[order], after)
+    np.minimum.at(low, account[order], np.minimum(after, after - delta[order]))
     opening = np.where(low + opening < cushion, cushion - low, opening)
     after = after + np.repeat(opening, counts)
     both = np.empty((2, len(order)))

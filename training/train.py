@@ -26,6 +26,7 @@ import pandas as pd
 import xgboost as xgb
 
 from fraud_api_lambda import bundle as bundles
+from fraud_api_lambda import drift
 from fraud_api_lambda import features as rule
 from fraud_api_lambda.bundle import Manifest, SigningKey
 from fraud_api_lambda.errors import BundleRefused, SettingsError
@@ -72,6 +73,8 @@ class Options:
     train_range: str | None = None
     validation_range: str | None = None
     test_range: str | None = None
+    known_since: str | None = None  #: customers with a fraud since this day, known by then, are left out of test days
+    rehearse_ms: int | None = None  #: how much earlier a rehearsal chooses trees and weights; None: no rehearsal
     delay_ms: int | None = None  #: None: seven days, or a tenth of the data's span where that is shorter
     folds: int = 0
     tune: int = 4
@@ -142,6 +145,7 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
     progress("loading data")
     data = load_data(options)
     parts = split_data(options, data)
+    stage = rehearsal(options, data)
     rules = _rules(options, data.features.columns)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -151,7 +155,7 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
         f"{len(data.frame):,} rows, {int(data.labels.sum()):,} frauds; searching {max(options.tune, 1)} candidates"
     )
     picked = pick_columns(data, parts.train, options)
-    chosen, search = search_candidates(data, picked, parts.train, options)
+    chosen, search = search_candidates(data, picked, parts.train, options, stage)
     progress("training and calibrating")
     fit = _fit(data, picked, parts.train, parts.validation, options, "smote", chosen)
     rules, judged = _judge_rules(rules, fit, data, parts, options)
@@ -167,11 +171,11 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
         fit, ablation = _ablate(data, picked, parts, options, chosen, fit)
     if options.champion == "blend" or (options.champion == "auto" and options.blend != "none"):
         progress("offering a logistic regression and an Isolation Forest beside XGBoost")
-        fit = _blended(data, parts.train, parts.validation, options, fit)
+        fit = _blended(data, parts.train, parts.validation, options, fit, stage)
         for trial in fit.trials:
             progress(str(trial))
     progress("evaluating through the sealed bundle")
-    manifest = _manifest(fit, data, options, parts, search)
+    manifest = _manifest(fit, data, options, parts, search, stage)
     facts = {**manifest.training, "rules": {hit.id: hit.told for hit in judged}}  # for the model card, too
     manifest = manifest.model_copy(update={"training": facts})
     files = _files(fit, data, parts, rules)
@@ -198,6 +202,7 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
         data_profile=profile,
         thresholds=fit.thresholds,
         costs=options.costs,
+        trials=measured["members"],
     )
     measured["importance"] = importance
     files["metrics.json"] = _json(measured)
@@ -292,13 +297,12 @@ def split_data(options: Options, data: Data) -> split.Split:
         parts = split.at_random(data.labels, options.seed)
     else:
         parts = split.by_time(time_ms, delay)
-    for name, rows in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
-        frauds = int(data.labels[rows].sum())
-        if frauds < 2 or frauds == len(rows):
-            raise dataset.DataError(
-                f"The {name} part holds {frauds} frauds among {len(rows):,} rows; it needs some of both. "
-                "Choose other ranges, another --delay, or --split random."
-            )
+    if options.known_since is not None:
+        test = unknown_customers(data.frame, parts.test, delay, options.known_since)
+        parts = replace(
+            parts, test=test, kind=f"{parts.kind}, without customers known as compromised since {options.known_since}"
+        )
+    _check_frauds(parts, data.labels)
     if options.folds:
         frauds = int(data.labels.sum())
         if options.folds < 2 or frauds < options.folds or frauds - -(-frauds // options.folds) < 6:
@@ -307,6 +311,63 @@ def split_data(options: Options, data: Data) -> split.Split:
                 "six in the others together."
             )
     return parts
+
+
+def unknown_customers(frame: pd.DataFrame, rows: split.Rows, delay_ms: int, since: str) -> split.Rows:
+    """Those of ``rows`` whose customer is not known to be compromised by then: ``split.unknown_customers``."""
+    if "customer_id" not in frame:
+        raise dataset.DataError("--without-known-frauds needs customers: the data have no customer_id.")
+    return split.unknown_customers(
+        rows,
+        frame["time_ms"].to_numpy(np.int64),
+        pd.factorize(frame["customer_id"])[0].astype(np.int64),
+        replay.labels_known(frame, delay_ms),
+        frame["is_fraud"].to_numpy() == 1,
+        since,
+    )
+
+
+def rehearsal(options: Options, data: Data) -> split.Split | None:
+    """The same split ``rehearse_ms`` earlier, to choose by; its validation rows are its test rows. None: not asked for.
+
+    Its test days must end before the training range does, so that on the day of the real training every label of
+    the rehearsal is known. Raises ``DataError``.
+    """
+    if options.rehearse_ms is None:
+        return None
+    if not options.train_range or not options.test_range:
+        raise dataset.DataError("--rehearse goes with --train and --test: they are what is moved back.")
+    by = options.rehearse_ms
+    if by <= 0 or by % split.DAY_MS:
+        raise dataset.DataError("--rehearse is a number of whole days, such as 14d.")
+    train_range, test_range = (split.earlier(days, by) for days in (options.train_range, options.test_range))
+    if split.parse_range(test_range)[1] > split.parse_range(options.train_range)[1]:
+        raise dataset.DataError(
+            f"A rehearsal's test days would be {test_range}, past the training range: their labels are not known yet. "
+            "Choose a longer --rehearse."
+        )
+    since = options.known_since
+    if since is not None:
+        since = split.earlier(f"{since}..{since}", by).partition("..")[0]
+    time_ms = data.frame["time_ms"].to_numpy(np.int64)
+    judged = split.within(time_ms, test_range)
+    if since is not None:
+        judged = unknown_customers(data.frame, judged, _delay(options, time_ms), since)
+    parts = split.Split(
+        split.within(time_ms, train_range), judged, judged, f"rehearsal: train {train_range}, test {test_range}"
+    )
+    _check_frauds(parts, data.labels)
+    return parts
+
+
+def _check_frauds(parts: split.Split, labels: Labels) -> None:
+    for name, rows in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        frauds = int(labels[rows].sum())
+        if frauds < 2 or frauds == len(rows):
+            raise dataset.DataError(
+                f"The {name} part holds {frauds} frauds among {len(rows):,} rows; it needs some of both. "
+                "Choose other ranges, another --delay, or --split random."
+            )
 
 
 def _rules(options: Options, columns: Sequence[str]) -> bytes:
@@ -354,21 +415,25 @@ def pick_columns(data: Data, train: split.Rows, options: Options) -> FeatureSet:
 
 
 def search_candidates(
-    data: Data, features: FeatureSet, train: split.Rows, options: Options
+    data: Data, features: FeatureSet, train: split.Rows, options: Options, stage: split.Split | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Hyperparameters and SMOTE ratio, and the candidates with their average precision.
 
-    Judged on the training rows' own last fifth (in a random split: on a random fifth), with the first four to learn
-    from; SMOTE inside the pipeline only ever sees those.
+    Judged on the rehearsal's test rows; without a rehearsal (``stage``) on the training rows' own last fifth (in a
+    random split: on a random fifth), with the first four to learn from. SMOTE only ever sees what teaches.
     """
     rng = np.random.default_rng(options.seed)
-    rows = train if options.split == "time" else rng.permutation(train)
+    if stage is not None:
+        rows, cut = np.concatenate((stage.train, stage.test)), len(stage.train)
+    else:
+        rows, cut = train if options.split == "time" else rng.permutation(train), int(0.8 * len(train))
     if len(rows) > tuning.ROWS:  # every fraud stays; legitimate rows are thinned evenly
-        keep = rng.random(len(rows)) < tuning.ROWS / len(rows)
-        rows = rows[keep | (data.labels[rows] == 1)]
+        keep = (rng.random(len(rows)) < tuning.ROWS / len(rows)) | (data.labels[rows] == 1)
+        cut = int(keep[:cut].sum()) if stage is not None else int(0.8 * keep.sum())
+        rows = rows[keep]
     X, y = data.take(rows)
     return tuning.search(
-        features, X, y, int(0.8 * len(rows)), candidates=options.tune, tuner=options.tuner, seed=options.seed,
+        features, X, y, cut, candidates=options.tune, tuner=options.tuner, seed=options.seed,
         fraud_rate=float(data.labels[train].mean()),
     )  # fmt: skip
 
@@ -383,6 +448,19 @@ def _fit(
     params: Mapping[str, Any],
 ) -> Fit:
     """Fit on ``train``, calibrate and choose thresholds on ``calibration``, flatten, and prove the forest equal."""
+    return _calibrated(data, calibration, options, _trees(data, features, train, calibration, options, balance, params))
+
+
+def _trees(
+    data: Data,
+    features: FeatureSet,
+    train: split.Rows,
+    held: split.Rows,
+    options: Options,
+    balance: pipeline.Balance,
+    params: Mapping[str, Any],
+) -> Fit:
+    """XGBoost alone, fitted on ``train`` and not calibrated yet, its forest proved equal on ``held`` rows."""
     X, y = data.take(train)
     tree = {name: value for name, value in params.items() if name != "ratio"}
     weight = float((1 - y.mean()) / y.mean())
@@ -392,23 +470,18 @@ def _fit(
     model.fit(X, y)
     booster = model["xgb"].get_booster()
     flat = forest.flatten(booster, len(features.picked))
-    forest.check_parity(flat, booster, model["fill"].transform(data.columns[calibration[:20_000]]))
-    return _calibrated(
-        data,
-        calibration,
-        options,
-        Fit(
-            estimator=None,
-            features=features,
-            population=model["fill"].population_,
-            members=(Member("xgboost", "forest", 1.0, model, flat),),
-            slope=1.0,
-            intercept=0.0,
-            thresholds=(0.5, 0.5),
-            balance=balance,
-            params=dict(params) if balance == "smote" else tree,
-            synthetic_rows=model["smote"].synthetic_ if balance == "smote" else 0,
-        ),
+    forest.check_parity(flat, booster, model["fill"].transform(data.columns[held[:20_000]]))
+    return Fit(
+        estimator=None,
+        features=features,
+        population=model["fill"].population_,
+        members=(Member("xgboost", "forest", 1.0, model, flat),),
+        slope=1.0,
+        intercept=0.0,
+        thresholds=(0.5, 0.5),
+        balance=balance,
+        params=dict(params) if balance == "smote" else tree,
+        synthetic_rows=model["smote"].synthetic_ if balance == "smote" else 0,
     )
 
 
@@ -446,25 +519,44 @@ def _served(fit: Fit, columns: Floats) -> tuple[Floats, Floats]:
     return total, np.array([calibrate(margin, fit.slope, fit.intercept) for margin in total.tolist()])
 
 
-def _blended(data: Data, train: split.Rows, validation: split.Rows, options: Options, fit: Fit) -> Fit:
-    """The fit with what earns its place beside XGBoost, calibrated anew; as it was where nothing does."""
-    X, y = data.take(train)
-    held, held_labels = data.take(validation)
-    weight = data.frame["weight"].to_numpy(np.float64)[validation]
-    checked = held[:20_000]
-    linear = ensemble.linear_pipeline(fit.features).fit(X, y)
-    isolation = ensemble.isolation_pipeline(fit.features, options.seed).fit(X, y)
-    members, trials = ensemble.fitted_beside(
-        fit.members[0],
-        [ensemble.seal_linear(linear, checked), ensemble.seal_isolation(isolation, checked)],
-        held,
-        held_labels,
-        weight,
-        seed=options.seed,
-        blending=options.blend,
+def _blended(
+    data: Data,
+    train: split.Rows,
+    validation: split.Rows,
+    options: Options,
+    fit: Fit,
+    stage: split.Split | None = None,
+) -> Fit:
+    """The fit with what earns its place beside XGBoost, calibrated anew; as it was where nothing does.
+
+    Weights are fitted on the validation rows; with a rehearsal on its test rows, by members that learned from its
+    training rows, and carried over to the members that learn from ``train``.
+    """
+    others = _others(data, fit.features, train, validation, options)
+    if stage is None:
+        first, offered, judged = fit.members[0], others, validation
+    else:
+        first = _trees(data, fit.features, stage.train, stage.test, options, fit.balance, fit.params).members[0]
+        offered, judged = _others(data, fit.features, stage.train, stage.test, options), stage.test
+    held, labels = data.take(judged)
+    weight = data.frame["weight"].to_numpy(np.float64)[judged]
+    kept, trials = ensemble.fitted_beside(
+        first, offered, held, labels, weight, seed=options.seed, blending=options.blend
     )
+    weights = {member.name: member.weight for member in kept}
+    members = tuple(replace(own, weight=weights[own.name]) for own in (fit.members[0], *others) if own.name in weights)
     fit = replace(fit, members=members, trials=tuple(trials))
     return fit if len(members) == 1 else _calibrated(data, validation, options, fit)
+
+
+def _others(data: Data, features: FeatureSet, train: split.Rows, held: split.Rows, options: Options) -> list[Member]:
+    """What may stand beside XGBoost, fitted on ``train`` and proved on ``held`` rows."""
+    X, y = data.take(train)
+    checked = data.columns[held[:20_000]]
+    return [
+        ensemble.seal_linear(ensemble.linear_pipeline(features).fit(X, y), checked),
+        ensemble.seal_isolation(ensemble.isolation_pipeline(features, options.seed).fit(X, y), checked),
+    ]
 
 
 def _cross_validate(
@@ -606,7 +698,14 @@ def _explain(model: FraudModel, columns: Floats, labels: Labels) -> tuple[list[d
 # --- sealing ---------------------------------------------------------------------------------------------------------
 
 
-def _manifest(fit: Fit, data: Data, options: Options, parts: split.Split, search: list[dict[str, Any]]) -> Manifest:
+def _manifest(
+    fit: Fit,
+    data: Data,
+    options: Options,
+    parts: split.Split,
+    search: list[dict[str, Any]],
+    stage: split.Split | None = None,
+) -> Manifest:
     if not fit.slope > 0:
         raise dataset.DataError(
             f"On the {len(parts.validation):,} rows kept for calibration the model ranks the "
@@ -650,6 +749,7 @@ def _manifest(fit: Fit, data: Data, options: Options, parts: split.Split, search
             "rows": {part: len(getattr(parts, part)) for part in ("train", "validation", "test")},
             "frauds": {part: int(data.labels[getattr(parts, part)].sum()) for part in ("train", "validation", "test")},
             "split": parts.kind,
+            "rehearsal": None if stage is None else stage.kind,
             "seed": options.seed,
             "features": options.features,
             "history": options.history,
@@ -683,7 +783,7 @@ def _files(fit: Fit, data: Data, parts: split.Split, rules: bytes) -> dict[str, 
         "forest.npz": pack(*(member.part for member in fit.members)),
         "model.ubj": bytes(fit.booster.save_raw("ubj")),
         "golden.json": _golden(fit, data.columns[parts.validation]),
-        "reference.json": _reference(fit, data.columns[parts.train], data.columns[parts.validation]),
+        "reference.json": _reference(fit, data, parts),
         "rules.yaml": rules,
         "metrics.json": b"{}",
     }
@@ -706,6 +806,7 @@ def _golden(fit: Fit, columns: Floats) -> bytes:
         raise BundleRefused("The members' probabilities differ from the estimator's on the golden rows; not sealed.")
     return _json(
         {
+            "names": list(fit.features.columns),
             "rows": [
                 {
                     "columns": [None if np.isnan(value) else value for value in row],
@@ -713,24 +814,20 @@ def _golden(fit: Fit, columns: Floats) -> bytes:
                     "probability": chance,
                 }
                 for row, margin, chance in zip(rows.tolist(), margins.tolist(), probability.tolist(), strict=True)
-            ]
+            ],
         }
     )
 
 
-def _reference(fit: Fit, train: Floats, validation: Floats) -> bytes:
-    """What drift is measured against: for each picked column the deciles of the training rows and its missing share,
-    and the deciles of the score on the validation rows.
+def _reference(fit: Fit, data: Data, parts: split.Split) -> bytes:
+    """What drift is measured against: the columns, and the score, of the rows that taught nothing. They are the latest,
+    so that the parties' past in them is as long as it will be; in the first weeks of any log it is not.
     """
-    grid = np.linspace(0, 1, 11)
-    columns = {}
-    for name, position in zip(fit.features.picked, fit.features.index.tolist(), strict=True):
-        values = train[:, position]
-        present = values[~np.isnan(values)]
-        edges = np.quantile(present, grid) if len(present) else np.array([])
-        columns[name] = {"deciles": edges.tolist(), "missing": 1.0 - len(present) / len(values)}
-    score = fit.estimator.predict_proba(validation)[:, 1]
-    return _json({"columns": columns, "score": {"deciles": np.quantile(score, grid).tolist()}})
+    rows = np.concatenate((parts.validation, parts.test))
+    score = fit.estimator.predict_proba(data.columns[rows])[:, 1]
+    frame = data.frame.iloc[rows]
+    time_ms, weight = frame["time_ms"].to_numpy(np.int64), frame["weight"].to_numpy(np.float64)
+    return _json(drift.make_reference(data.columns[rows], score, time_ms, weight, fit.features))
 
 
 @contextlib.contextmanager

@@ -135,7 +135,7 @@ def _optuna(
             "subsample": trial.suggest_float("subsample", 0.6, 1.0),
             "colsample_bytree": trial.suggest_float("colsample_bytree", 0.4, 1.0),
         }
-        ratio = trial.suggest_categorical("ratio", list(ratios))
+        ratio = trial.suggest_categorical("ratio", [0.0, *ratios])  # 0: no SMOTE
         model = pipeline.build(features, balance="smote", seed=seed, ratio=ratio, **params)
         watch = Watch(trial, model["fill"].fit(X[:cut]).transform(judged))
         model.set_params(xgb__callbacks=[watch]).fit(X[:cut], y[:cut])

@@ -10,8 +10,8 @@ import base64
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from ..errors import SettingsError
@@ -279,3 +279,13 @@ def read_cursor(text: str) -> list[Any]:
     if not isinstance(position, list) or not all(type(part) in (int, str) for part in position):
         raise ValueError("not a cursor")
     return position
+
+
+def walk(log: DecisionLog, search: Search) -> Iterator[Stored]:
+    """All that ``search`` finds, from its cursor on, one by one over as many pages as it takes."""
+    while True:
+        page = log.search(search)
+        yield from page.items
+        if page.cursor is None:
+            return
+        search = replace(search, cursor=page.cursor)

@@ -23,7 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
@@ -199,7 +199,7 @@ class DynamoDBDecisionLog:
         except ClientError as error:
             if code_of(error) != "TransactionCanceledException":
                 raise
-            return cast(list[Item], error.response["CancellationReasons"])
+            return [dict(reason) for reason in error.response["CancellationReasons"]]
         return []
 
     def labels(self, transaction_id: str) -> list[Label]:
@@ -242,16 +242,13 @@ class DynamoDBDecisionLog:
                 break
             query["ExclusiveStartKey"] = last
             size = min(8 * size, _ENTRIES)
-        if len(found) > limit:
-            found = found[:limit]
-            following: str | None = write_cursor(found[-1])
-        else:
-            following = write_cursor(last["at"]["S"]) if last else None
+        end = found[limit - 1] if len(found) > limit else last["at"]["S"] if last else None
+        found = found[:limit]
         ids = [at.partition("#")[2] for at in found]
         stored = self._find(ids, until) if ids else {}
         # An index is a moment behind: what has been labelled or erased since then is judged by what it is now.
         items = [stored[transaction_id] for transaction_id in ids if transaction_id in stored]
-        return Page(tuple(item for item in items if _matches(search, item)), following)
+        return Page(tuple(item for item in items if _matches(search, item)), None if end is None else write_cursor(end))
 
     def summary(self, since_day: int, until_day: int) -> list[Day]:
         """Reads every entry of up to 50,000 decisions a day; once half the budget is gone, of the first 3,000."""
@@ -628,14 +625,14 @@ _WORDS: Final = (
     b'"customer_id":"C","counterparty_id":"M","device_id":null,"oldbalance_orig":null,"newbalance_orig":null,'
     b'"oldbalance_dest":null,"newbalance_dest":null,"lat":null,"long":null,"attributes":{}},"features":{"amount":10.0,'
     b'"is_payment":0.0,"is_transfer":1.0,"is_cash_out":0.0,"is_cash_in":0.0,"is_debit":0.0,"hour_of_day":1,'
-    b'"day_of_week":1.0,"is_night":0.0,"oldbalance_orig":null,"oldbalance_dest":null,"amount_to_balance":null,'
-    b'"drains_account":null,"balance_shortfall":null,"dest_was_empty":null,"newbalance_orig":null,'
-    b'"newbalance_dest":null,"balance_error_orig":null,"balance_error_dest":null,"latitude":null,"longitude":null,'
-    b'"count_last_1h":0.0,"amount_last_1h":0.0,"count_24h":0.0,"amount_24h":0.0,"avg_amount_7d":null,'
-    b'"amount_ratio":null,"avg_amount_30d":null,"count_30d":0.0,"seconds_since_last":null,"new_counterparty":1.0,'
-    b'"distance_km":null,"speed_kmh":null,"in_last_1h":0.0,"out_last_1h":0.0,"in_out_ratio":null,"new_device":null,'
+    b'"day_of_week":1.0,"is_night":0.0,"oldbalance_orig":0.0,"oldbalance_dest":0.0,"amount_to_balance":0.0,'
+    b'"drains_account":0.0,"balance_shortfall":0.0,"dest_was_empty":0.0,"newbalance_orig":0.0,'
+    b'"newbalance_dest":0.0,"balance_error_orig":0.0,"balance_error_dest":0.0,"latitude":0.0,"longitude":0.0,'
+    b'"count_last_1h":0.0,"amount_last_1h":0.0,"count_24h":0.0,"amount_24h":0.0,"avg_amount_7d":0.0,'
+    b'"amount_ratio":0.0,"avg_amount_30d":0.0,"count_30d":0.0,"seconds_since_last":0.0,"new_counterparty":1.0,'
+    b'"distance_km":0.0,"speed_kmh":0.0,"in_last_1h":0.0,"out_last_1h":0.0,"in_out_ratio":0.0,"new_device":0.0,'
     b'"counterparty_count_24h":0.0,"counterparty_amount_24h":0.0,"counterparty_distinct_senders_7d":0.0,'
-    b'"counterparty_age_days":null,"counterparty_count_30d":0.0,"counterparty_fraud_rate_1d":null,'
-    b'"counterparty_fraud_rate_7d":null,"counterparty_fraud_rate_30d":null},'
+    b'"counterparty_age_days":0.0,"counterparty_count_30d":0.0,"counterparty_fraud_rate_1d":0.0,'
+    b'"counterparty_fraud_rate_7d":0.0,"counterparty_fraud_rate_30d":0.0},'
     b'"members":{"logistic":-1.0,"isolation_forest":0.,"xgboost":-2.},"versions":{"":0,"":1}}'
 )

@@ -180,10 +180,12 @@ class PostgresqlDecisionLog:
             return list(map(_label, _run(connection, sql.LABELS_BY_ARRIVAL, (transaction_id,))))
 
     def search(self, search: Search) -> Page:
-        statement, values = sql.search_statement(search, name_index=False)
         with self._use() as connection:
-            rows = _run(connection, statement, values).fetchall()
-        return sql.page_of(search, [_plain(row) for row in rows])
+
+            def run(statement: str, values: Sequence[Any]) -> list[list[Any]]:
+                return [_plain(row) for row in _run(connection, statement, values, prepare=False)]
+
+            return sql.search_page(search, run, name_index=False)
 
     def summary(self, since_day: int, until_day: int) -> list[Day]:
         times = (since_day * sql.DAY_MS, until_day * sql.DAY_MS)
@@ -228,6 +230,8 @@ class PostgresqlDecisionLog:
         except psycopg.DataError:  # no fault of the server's: asking again would not help
             raise ValueError("A value that PostgreSQL has no place for.") from None
         except psycopg.Error as error:
+            if isinstance(error, psycopg.errors.UndefinedTable):
+                self._current = False  # a database that was made anew
             raise self._unavailable(error) from None
 
     def _take(self, until: float) -> "_Connection":
@@ -386,10 +390,14 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def _run(connection: _Connection, statement: str, values: Sequence[Any]) -> "psycopg.Cursor[tuple[Any, ...]]":
+def _run(
+    connection: _Connection, statement: str, values: Sequence[Any], *, prepare: bool | None = None
+) -> "psycopg.Cursor[tuple[Any, ...]]":
     """A statement of ``sql``."""
     marked = statement.replace("%", "%%").replace("?", "%s").encode()
-    return connection.execute(marked, [_text(value) if type(value) is str else value for value in values])
+    return connection.execute(
+        marked, [_text(value) if type(value) is str else value for value in values], prepare=prepare
+    )
 
 
 def _find(connection: _Connection, transaction_ids: Sequence[str]) -> dict[str, Stored]:

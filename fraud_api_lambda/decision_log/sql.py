@@ -14,7 +14,7 @@ Statements are written with ``?``; the values never stand in the text.
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, get_args
 
 from ..errors import FieldError, InvalidRequest
@@ -27,6 +27,8 @@ LEVELS: Final = (
     *(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     *(0.95, 0.98, 0.99, 0.995, 0.998, 0.999),
 )
+#: Records of a range that are looked at one by one for a page.
+ASKED: Final = 2_000
 #: Records deleted in one transaction, so that none holds up an append for long.
 DELETED_AT_ONCE: Final = 200
 #: What nobody waits for with money in his hand may take so long: a summary, a batch of deletions, a migration. Seconds.
@@ -102,86 +104,105 @@ def label_name(label: Label) -> LabelFilter:
 # --- search ----------------------------------------------------------------------------------------------------------
 
 
+_Condition = tuple[str, Any]
+
+
+class _Branch(NamedTuple):
+    """A range of an index in the order of arrival, and what each record in it is then asked."""
+
+    lead: list[_Condition]
+    rest: list[_Condition]
+
+
 class _Way(NamedTuple):
-    """An index to go along: where from, and the conditions that lead to it, one set for each branch."""
+    """Which table a search goes along, as ``keys``, and by which index of it; ``rest`` needs ``join``."""
 
-    source: str
+    table: str
+    keys: str
     by: str
-    branches: list[list[tuple[str, Any]]]
+    branches: list[_Branch]
+    join: str = ""
+    #: Records of a branch that are asked for one page.
+    asked: int = 0
 
 
-def search_statement(search: Search, *, name_index: bool) -> tuple[str, list[Any]]:
-    """The statement that finds a page and one record more, with its values.
+def search_page(search: Search, run: Callable[[str, list[Any]], Sequence[Sequence[Any]]], *, name_index: bool) -> Page:
+    """A page, by one or two statements that ``run`` gives the rows of.
 
-    ``name_index``: the statement says which index to use, as SQLite can be told and PostgreSQL cannot. Raises
+    ``name_index``: statements say which index to use, as SQLite can be told and PostgreSQL cannot. Raises
     ``InvalidRequest`` where the cursor is none.
     """
     way = _way(search)
-    after, direction = (">", "ASC") if search.oldest_first else ("<", "DESC")
-    keys = "r" if way.source.startswith("decision_rules") else "d"
-    common: list[tuple[str, list[Any]]] = []
+    after, before, direction = (">", "<", "ASC") if search.oldest_first else ("<", ">", "DESC")
+    position = f"({way.keys}.received_ms, {way.keys}.transaction_id)"
+    order = f"ORDER BY {way.keys}.received_ms {direction}, {way.keys}.transaction_id {direction}"
+    table = f"{way.table} INDEXED BY {way.by}" if name_index and way.by else way.table
+    span: list[tuple[str, tuple[Any, ...]]] = []
     if search.since_ms is not None:
-        common.append((f"{keys}.received_ms >= ?", [search.since_ms]))
+        span.append((f"{way.keys}.received_ms >= ?", (search.since_ms,)))
     if search.until_ms is not None:
-        common.append((f"{keys}.received_ms < ?", [search.until_ms]))
+        span.append((f"{way.keys}.received_ms < ?", (search.until_ms,)))
     if search.cursor is not None:
-        common.append((f"({keys}.received_ms, {keys}.transaction_id) {after} (?, ?)", [*_position(search.cursor)]))
-    order = f"received_ms {direction}, transaction_id {direction} LIMIT {int(search.limit) + 1}"
-    source = way.source.replace("INDEX", f"INDEXED BY {way.by}" if name_index else "")
-    texts: list[str] = []
-    values: list[Any] = []
-    for branch in way.branches:
-        conditions = [*((text, [value]) for text, value in branch), *common]
-        where = " AND ".join(text for text, _ in conditions) or "TRUE"
-        texts.append(
-            f"SELECT * FROM (SELECT {keys}.transaction_id, {keys}.received_ms FROM {source} WHERE {where} "  # noqa: S608
-            f"ORDER BY {keys}.received_ms {direction}, {keys}.transaction_id {direction} "
-            f"LIMIT {int(search.limit) + 1}) b{len(texts)}"
-        )
-        values += itertools.chain.from_iterable(each for _, each in conditions)
-    found = f"(SELECT * FROM ({' UNION ALL '.join(texts)}) a ORDER BY {order}) f"  # noqa: S608
+        span.append((f"{position} {after} (?, ?)", _position(search.cursor)))
+
+    def union(columns: str, branches: Iterable[tuple[str, list[_Condition]]], limit: str) -> tuple[str, list[Any]]:
+        """The first of each branch, together."""
+        texts: list[str] = []
+        values: list[Any] = []
+        for source, conditions in branches:
+            where = " AND ".join(text for text, _ in (*conditions, *span)) or "TRUE"
+            branch = f"SELECT {columns} FROM {source} WHERE {where} {order} {limit}"  # noqa: S608
+            texts.append(f"SELECT * FROM ({branch}) b{len(texts)}")  # noqa: S608
+            values += (value for _, value in conditions)
+            values += itertools.chain.from_iterable(each for _, each in span)
+        return " UNION ALL ".join(texts), values
+
+    columns = f"{way.keys}.received_ms, {way.keys}.transaction_id"
+    # Where records are asked one by one, a page ends with the last that may be asked, full or not.
+    stop: tuple[int, str] | None = None
+    asking = [(table, branch.lead) for branch in way.branches if branch.rest]
+    if asking:
+        stops = run(*union(columns, asking, f"LIMIT 1 OFFSET {way.asked - 1}"))
+        stop = (min if search.oldest_first else max)(((row[0], row[1]) for row in stops), default=None)
+    if stop is not None:
+        span.append((f"{position} {before}= (?, ?)", stop))
+    sources = [(f"{table} {way.join if one.rest else ''}", [*one.lead, *one.rest]) for one in way.branches]
+    limit = f"LIMIT {int(search.limit) + 1}"
+    found, values = union(columns, sources, limit)
+    found = f"(SELECT * FROM ({found}) a ORDER BY received_ms {direction}, transaction_id {direction} {limit}) f"  # noqa: S608
     statement = STORED.format(source=f"{found} JOIN decisions d ON d.transaction_id = f.transaction_id")
-    return f"{statement} ORDER BY f.received_ms {direction}, f.transaction_id {direction}", values
-
-
-def page_of(search: Search, rows: Sequence[Sequence[Any]]) -> Page:
-    """What :func:`search_statement` found, without the one record more."""
+    rows = run(f"{statement} ORDER BY f.received_ms {direction}, f.transaction_id {direction}", values)
     items = tuple(map(stored_of, rows[: search.limit]))
-    if len(rows) <= search.limit:
-        return Page(items, None)
-    return Page(items, write_cursor(items[-1].record.received_ms, items[-1].record.transaction_id))
+    if len(rows) > search.limit:
+        stop = (items[-1].record.received_ms, items[-1].record.transaction_id)
+    return Page(items, None if stop is None else write_cursor(*stop))
 
 
 def _way(search: Search) -> _Way:
-    """Along the filter that leaves least, as a rule; the others are looked at on the way."""
+    """Along the filter that leaves least, as a rule; the others are asked of each record on the way."""
     outcome, label, test = search.outcome, search.label, search.test
-    states = [
-        (f"d.{name} = ?", value)
-        for name, value in (("outcome", outcome), ("label", label), ("test", test))
-        if value is not None
-    ]
-    rules = [] if search.rule is None else [(_HAS_RULE, search.rule)]
-    parties = [
-        (f"d.{name} = ?", value)
-        for name in ("customer_id", "counterparty_id")
-        if (value := getattr(search, name)) is not None
-    ]
+    given = (("outcome", outcome), ("label", label), ("test", test))
+    states = [(f"d.{name} = ?", value) for name, value in given if value is not None]
     likely = [] if search.min_probability is None else [("d.probability >= ?", search.min_probability)]
-    if parties:
-        index = "decisions_customer" if search.customer_id is not None else "decisions_counterparty"
-        return _Way("decisions d INDEX", index, [[*parties, *rules, *likely, *states]])
+    fired = [] if search.rule is None else [(_HAS_RULE, search.rule)]
+    if search.customer_id is not None or search.counterparty_id is not None:
+        ids = (("customer_id", search.customer_id), ("counterparty_id", search.counterparty_id))
+        first, *other = [(f"d.{name} = ?", value) for name, value in ids if value is not None]
+        index = "decisions_counterparty" if search.customer_id is None else "decisions_customer"
+        branch = _Branch([first], [*other, *fired, *likely, *states])
+        return _Way("decisions d", "d", index, [branch], asked=ASKED)
     if search.rule is not None:
-        source = "decision_rules r JOIN decisions d ON d.transaction_id = r.transaction_id"
-        return _Way(source, "", [[("r.rule = ?", search.rule), *likely, *states]])
+        branch = _Branch([("r.rule = ?", search.rule)], [*likely, *states])
+        join = "JOIN decisions d ON d.transaction_id = r.transaction_id"
+        return _Way("decision_rules r", "r", "", [branch], join, ASKED)
     if search.min_probability is not None:
         lowest = bisect_right(LEVELS, search.min_probability)
-        levels = range(lowest, len(LEVELS) + 1)
         # Above the lowest level everything passes.
-        return _Way(
-            "decisions d INDEX",
-            "decisions_level",
-            [[("d.level = ?", level), *(likely if level == lowest else []), *states] for level in levels],
-        )
+        levels = [
+            _Branch([("d.level = ?", level)], [*(likely if level == lowest else []), *states])
+            for level in range(lowest, len(LEVELS) + 1)
+        ]
+        return _Way("decisions d", "d", "decisions_level", levels, asked=ASKED)
     if states:
         product = itertools.product(
             get_args(Outcome) if outcome is None else [outcome],
@@ -189,10 +210,11 @@ def _way(search: Search) -> _Way:
             [False, True] if test is None else [test],
         )
         branches = [
-            [("d.outcome = ?", one), ("d.label = ?", two), ("d.test = ?", three)] for one, two, three in product
+            _Branch([("d.outcome = ?", one), ("d.label = ?", two), ("d.test = ?", three)], [])
+            for one, two, three in product
         ]
-        return _Way("decisions d INDEX", "decisions_state", branches)
-    return _Way("decisions d INDEX", "decisions_time", [[]])
+        return _Way("decisions d", "d", "decisions_state", branches)
+    return _Way("decisions d", "d", "decisions_time", [_Branch([], [])])
 
 
 _HAS_RULE: Final = (

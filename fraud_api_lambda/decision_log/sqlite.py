@@ -9,8 +9,8 @@ write-ahead log readers see the last commit and wait for nobody, so that a long 
 the lock or for another process takes half the budget at most, and reading is broken off at its end. What no program can
 bound is the disk itself.
 
-A connection is made at first use, and again after the file turned out to be unusable: a disk that was full, or a
-damaged file moved away, needs no restart. It must not be carried across a fork.
+A connection is made at first use, and again after the file turned out to be unusable or is another one: a disk that was
+full, or a damaged file moved away, needs no restart. It must not be carried across a fork.
 """
 
 import json
@@ -109,9 +109,12 @@ class SqliteDecisionLog:
             return [sql.label_of(row) for row in connection.execute(sql.LABELS_BY_ARRIVAL, (transaction_id,))]
 
     def search(self, search: Search) -> Page:
-        statement, values = sql.search_statement(search, name_index=True)
         with self._lister.use() as connection:
-            return sql.page_of(search, connection.execute(statement, values).fetchall())
+
+            def run(statement: str, values: Sequence[Any]) -> list[Any]:
+                return connection.execute(statement, values).fetchall()
+
+            return sql.search_page(search, run, name_index=True)
 
     def summary(self, since_day: int, until_day: int) -> list[Day]:
         times = (since_day * sql.DAY_MS, until_day * sql.DAY_MS)
@@ -163,6 +166,7 @@ class _Access:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
+        self._opened = 0
         self._until = 0.0
 
     @contextmanager
@@ -174,8 +178,12 @@ class _Access:
         try:
             if self._closed:
                 raise StoreUnavailable("The decision log (sqlite) is closed.")
+            if self._connection is not None and self._file() != self._opened:
+                # Moved away, or another put in its place: what goes into the old one would be found by nobody.
+                self._disconnect()
             if self._connection is None:
                 self._connection = self._connect()
+                self._opened = self._file()
                 started = time.monotonic()  # its tables may have been made just now
             self._until = started + (self._budget_s if seconds is None else seconds)
             if writing:
@@ -230,6 +238,13 @@ class _Access:
             connection.close()
             raise
         return connection
+
+    def _file(self) -> int:
+        """Which file is there now."""
+        try:
+            return self._path.stat().st_ino
+        except FileNotFoundError:
+            return 0
 
     def _open(self, wait_s: float) -> sqlite3.Connection:
         # isolation_level None: transactions are ours to begin. Statements are prepared once, by their text.

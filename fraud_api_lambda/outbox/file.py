@@ -47,6 +47,9 @@ _LEFT_S: Final = 300
 _HELD_S: Final = 48 * 3_600.0
 #: What ``requeue`` waits for whoever drains.
 _PATIENCE_S: Final = 15.0
+#: Where listing takes longer than this, as with tens of thousands, it takes a fifth of the time at most.
+_LONG_S: Final = 0.1
+_REST: Final = 4
 #: Longer than the ticks by which file systems tell time.
 _TICK_NS: Final = 2_000_000_000
 _BEGINNING: Final = re.compile(rb'[0-9a-f]{64} {"arrived_ns":(\d{1,20}),"attempts":\d{1,9},"due_ms":(\d{1,20}),')
@@ -98,12 +101,17 @@ class _Queue:
         self.order: list[str] = []
         #: The folder's own time when it was last listed.
         self.listed_ns = -1
+        #: Until then, by the monotonic clock, it is not listed again: what is known comes before what is new.
+        self.rest_until = 0.0
 
     def look(self, folder: Path, until: float) -> int:
         """Learn what came and went; of a file that is new only the beginning is read.
 
         How many are still to be looked at: what comes first is known when there are none. Later looks go on from there.
         """
+        begun = time.monotonic()
+        if begun < self.rest_until:
+            return 0
         changed_ns = folder.stat().st_mtime_ns
         if changed_ns == self.listed_ns:
             return 0
@@ -121,6 +129,8 @@ class _Queue:
         self.order = sorted(self.seen, key=lambda name: (self.seen[name].arrived_ns, name))
         # A folder's time goes by ticks: one that changed within the last may change again and bear the same.
         self.listed_ns = changed_ns if time.time_ns() - changed_ns > _TICK_NS else -1
+        ended = time.monotonic()
+        self.rest_until = ended + _REST * (ended - begun) if ended - begun > _LONG_S else 0.0
         return 0
 
 
@@ -162,7 +172,7 @@ class FileOutbox:
             self._sweep()
         for kind, sink in sinks.items():
             try:
-                done = self._drain(kind, sink, time.monotonic() + share_s)
+                done = self._drain(kind, sink, share_s)
             except OSError as error:
                 log.error("the outbox cannot be drained", extra={"kind": kind, "error": _told_as(error)})
                 continue
@@ -291,15 +301,16 @@ class FileOutbox:
 
     # --- draining
 
-    def _drain(self, kind: Kind, sink: Sink, until: float) -> Progress:
+    def _drain(self, kind: Kind, sink: Sink, seconds: float) -> Progress:
         if self._closed or not (self._folder / kind).is_dir():
             return Progress(0, 0, 0)
         with _alone(self._folder / f"{kind}.lock") as mine:
             if not mine:
                 return Progress(0, 0, len(_names(self._folder / kind)))
             queue = self._queues.setdefault(kind, _Queue())
-            if unknown := queue.look(self._folder / kind, until):
+            if unknown := queue.look(self._folder / kind, time.monotonic() + seconds):
                 return Progress(0, 0, len(queue.seen) + unknown)
+            until = time.monotonic() + seconds
             delivered = dead = 0
             for name in queue.order:
                 seen = queue.seen.get(name)

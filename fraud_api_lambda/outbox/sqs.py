@@ -1,13 +1,14 @@
 """The outbox as a FIFO queue of SQS: for the service on AWS. Lambda hands its messages to ``handler.queue``.
 
 A message's group is its kind, so that a kind is delivered in order and kinds never wait for one another; a webhook is a
-group of its own, because one that cannot be delivered now must not hold up the others. The deduplication id is made of
-kind and key: what is put twice within five minutes, SQS keeps once; later it comes twice, and sinks are idempotent.
+group of its own, because one that cannot be delivered now must not hold up the others. SQS drops what has a
+deduplication id of the last five minutes, delivered or not: it is made of kind and key, but for profiles and labels, of
+which a second one may have something new to say. What is delivered twice does no harm: sinks are idempotent.
 
 What comes of a message is the queue's doing: one that is not confirmed comes again after the queue's visibility timeout
-(``RetryLater``: after the time it says, twelve hours at most), and after the queue's ``maxReceiveCount`` it is laid
-aside in the dead letter queue. What can never be delivered is laid there at once, or it would hold up its group until
-then. To try dead letters again: ``aws sqs start-message-move-task --source-arn <arn of the dead letter queue>``.
+(``RetryLater``: after the time it says, some twelve hours at most), and lies in the dead letter queue when that has
+happened ``maxReceiveCount`` times. What can never be delivered is laid there at once, or it would hold up its group
+until then. To try dead letters again: ``aws sqs start-message-move-task --source-arn <arn of the dead letter queue>``.
 
 Needs ``sqs:SendMessage``, ``GetQueueUrl`` and ``GetQueueAttributes``; to deliver, ``ChangeMessageVisibility`` as well,
 and ``SendMessage`` and ``GetQueueUrl`` on the dead letter queue.
@@ -16,8 +17,10 @@ and ``SendMessage`` and ``GetQueueUrl`` on the dead letter queue.
 import base64
 import binascii
 import hashlib
+import itertools
 import json
 import logging
+import secrets
 import threading
 import time
 import zlib
@@ -28,7 +31,7 @@ from urllib.parse import quote, unquote
 
 from ..aws import Service, open_service
 from ..errors import RetryLater, StoreUnavailable
-from . import Kind, Outbox, Progress, Sink, retry_in
+from . import RETRIES_S, Kind, Outbox, Progress, Sink, retry_in
 
 log = logging.getLogger("fraud.outbox")
 
@@ -43,8 +46,8 @@ _REMEMBERED: Final = 256
 _REMEMBERED_S: Final = 900.0
 #: What stands in a message's attribute as it is; SQS refuses some of the rest.
 _PLAIN: Final = " !#$&'()*+,/:;=?@[]|"
-#: SQS hides a message no longer.
-_LONGEST_S: Final = 43_200
+#: SQS hides a message for twelve hours at most, counted from when it was received.
+_LONGEST_S: Final = 42_000
 
 
 class Item(NamedTuple):
@@ -117,7 +120,6 @@ class SqsOutbox:
 
         Raises ``StoreUnavailable`` where it is to come again.
         """
-        attempts = int(message["attributes"]["ApproximateReceiveCount"])
         try:
             item = unpack(message)
             sink = sinks[item.kind]
@@ -127,7 +129,7 @@ class SqsOutbox:
         try:
             sink(item.data)
         except RetryLater as later:
-            seconds = retry_in(attempts, later.seconds)
+            seconds = retry_in(_attempts(message), later.seconds)
             if seconds is None:
                 self._lay_aside(message, "tried often enough")
                 return
@@ -179,13 +181,20 @@ class SqsOutbox:
         return self._addresses[queue]
 
 
+def _attempts(message: Mapping[str, Any]) -> int:
+    """Which attempt it is by the message's age: SQS counts deliveries, and not each of them is an attempt."""
+    age_s = time.time() - int(message["attributes"]["SentTimestamp"]) / 1000
+    return 1 + sum(total <= age_s for total in itertools.accumulate(RETRIES_S))
+
+
 def pack(kind: Kind, key: str, data: bytes) -> dict[str, Any]:
     """The message of an item, as ``SendMessage`` takes it. A body is text, so: compressed, as base64."""
     name = hashlib.blake2b(f"{kind}\n{key}".encode(), digest_size=32).hexdigest()
+    once = kind not in ("profile", "label")
     return {
         "MessageBody": base64.b64encode(zlib.compress(data, 9)).decode(),
         "MessageGroupId": name if kind == "webhook" else kind,
-        "MessageDeduplicationId": name,
+        "MessageDeduplicationId": name if once else secrets.token_hex(32),
         "MessageAttributes": {
             "kind": {"DataType": "String", "StringValue": kind},
             "key": {"DataType": "String", "StringValue": quote(key, safe=_PLAIN)},

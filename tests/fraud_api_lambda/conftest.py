@@ -1,8 +1,10 @@
 """A stand-in for S3 and SSM on a loopback port, and the service with and without a bundle, all in this process."""
 
+import logging
 import os
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,10 +13,17 @@ from fraud_api_lambda.app import create_app
 from fraud_api_lambda.scoring import FraudScorer
 from tests.conftest import Trained
 from tests.fraud_api_lambda.asgi import Client, source_of, source_without_bundle
+from tests.fraud_api_lambda.lines import Lines
 
 # How long an example takes says something about the machine's other work, not about ours.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a setting leaves to its default (data/decisions.db) lies in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +71,18 @@ def refuse_all(aws: str) -> Iterator[Callable[[], None]]:
     """Call it, and from then on the stand-in answers 403 to these credentials, as AWS does to unknown ones."""
     yield lambda: _post(f"{aws}/moto-api/reset-auth", b"0")
     _post(f"{aws}/moto-api/reset-auth", b"Infinity")
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What the service logs from here on, DEBUG included."""
+    logger, lines = logging.getLogger("fraud"), Lines()
+    level = logger.level
+    logger.addHandler(lines.handler)
+    logger.setLevel("DEBUG")
+    yield lines
+    logger.setLevel(level)
+    logger.removeHandler(lines.handler)
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,8 @@ ASKED: dict[tuple[str, str], tuple[str, bytes, int]] = {
     ),
     ("GET", "/parties/{party_id}"): ("/parties/C1", b"", 404),
     ("GET", "/summary"): ("/summary", b"", 200),
+    ("POST", "/rules/check"): ("/rules/check", b'{"expression": "amount > 5"}', 200),
+    ("POST", "/backtest"): ("/backtest", b'{"thresholds": {"review": 0.1, "decline": 0.9}}', 503),
     ("GET", "/metrics"): ("/metrics", b"", 200),
 }
 
@@ -129,7 +131,7 @@ def test_a_key_learns_its_role_and_what_it_opens(keyed: Client, caller: Role) ->
         where, body, _ = ASKED[method, path]
         answer = keyed.request(method, where, content=body, headers=sending(KEYS[caller].secret))
         assert answer.status_code not in (401, 403)
-    assert len(told["routes"]) == {"score": 8, "review": 14, "admin": 15}[caller]
+    assert len(told["routes"]) == {"score": 8, "review": 16, "admin": 17}[caller]
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/predict/", "//predict", "/health/", "/docs/oauth2-redirect", "/%2e/me"])
@@ -284,11 +286,11 @@ def test_a_malformed_item_is_counted_and_never_shown(text: str, says: str) -> No
     assert HASH[:8] not in str(refused.value)
 
 
-@given(st.text(min_size=12, max_size=120).map(str.strip).filter(lambda text: len(text) >= 12))
-def test_text_that_is_no_items_is_refused_and_not_repeated(text: str) -> None:
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_text_that_is_no_items_is_refused_and_not_repeated(before: str, after: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        parse_keys(f"{text}!")
-    assert text not in str(refused.value)
+        parse_keys(f"{before}hunter2secret{after}")
+    assert "hunter2secret" not in str(refused.value)
 
 
 def test_a_new_key_is_let_in_by_its_item_and_no_two_are_alike() -> None:
@@ -384,14 +386,17 @@ def test_the_keys_of_the_setting_may_lie_in_a_file(tmp_path: Path) -> None:
     settings = Settings(
         model_url=f"file://{tmp_path}/none",
         feature_store_url="memory://",
-        decision_log_url="none://",
+        decision_log_url=f"sqlite:///{tmp_path}/decisions.db",
         outbox_url=f"file://{tmp_path}/outbox",
     )
     app = Client(build(replace(settings, api_keys=f"file://{tmp_path}/keys")))
     assert app.get("/me").status_code == 401
     assert app.get("/me", headers=sending(KEYS["admin"].secret)).json()["role"] == "admin"
-    with pytest.raises(SettingsError, match="FRAUD_API_KEYS"):
-        build(replace(settings, api_keys="hunter2"))
+    (tmp_path / "empty").write_text("\n")
+    for wrong in ("hunter2", f"file://{tmp_path}/empty", f"file://{tmp_path}/absent"):
+        for on_aws in (False, True):
+            with pytest.raises(SettingsError, match="FRAUD_API_KEYS"):
+                build(replace(settings, api_keys=wrong), on_aws=on_aws)
     with pytest.raises(SettingsError, match="FRAUD_RATE_LIMIT"):
         build(replace(settings, rate_limit="lots"))
 
@@ -464,7 +469,7 @@ def test_the_memory_of_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         if number % 50 == 0:
             limit.charge("steady", 1)
     assert len(limit._paid) == 100
-    assert limit.admit("steady") > 0.0  # heard of lately: not forgotten
+    assert limit.admit("steady") == pytest.approx(21 * 60.0)  # heard of lately: nothing of it is forgotten
 
 
 def limited(scorer: FraudScorer, rate: str, clock: Clock, keys: str | None = ITEMS) -> Client:

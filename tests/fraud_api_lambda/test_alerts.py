@@ -5,6 +5,7 @@ import datetime
 import email.utils
 import ipaddress
 import json
+import re
 import ssl
 import threading
 import time
@@ -271,6 +272,23 @@ def test_a_receiver_verifies_with_the_library_of_the_specification(inbox: Inbox)
         Webhook(SECRET).verify(body, {**headers, "webhook-id": "msg_another"})
 
 
+def test_the_documents_verification_takes_our_messages_and_no_others(inbox: Inbox) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "alerts.md").read_text()
+    (example,) = re.findall(r"^```python\n(import base64.*?)^```", guide, flags=re.M | re.S)
+    told: dict[str, Any] = {}
+    exec(example, told)
+    verify = told["verify"]
+    to = parse_webhooks(f"{inbox.url()}#{SECRET} {inbox.url()}#{OTHER_SECRET}")
+    WebhookSink(to)(items(to, Decided())[0])
+    ((headers, body),) = inbox.got
+    assert verify(SECRET, headers, body)
+    assert verify(OTHER_SECRET, headers, body)
+    assert not verify("whsec_" + base64.b64encode(b"x" * 32).decode(), headers, body)
+    assert not verify(SECRET, headers, body + b" ")
+    assert not verify(SECRET, {**headers, "webhook-id": "msg_another"}, body)
+    assert not verify(SECRET, {**headers, "webhook-timestamp": "1770000000"}, body)
+
+
 def test_the_signature_is_the_one_of_the_specifications_example() -> None:
     # github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md
     secret = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
@@ -439,6 +457,13 @@ def test_a_slow_receiver_holds_up_nobody_and_its_answer_counts(serve: Callable[.
     assert len(set(slow.ids)) == 2
 
 
+def test_with_patience_a_slow_receiver_is_waited_for(inbox: Inbox) -> None:
+    inbox.before = lambda _: time.sleep(1.6)
+    to = receivers(inbox)
+    WebhookSink(to, patience_s=alerts_module.WHOLE_S)(items(to, Decided())[0])
+    assert len(inbox.got) == 1
+
+
 def test_a_receiver_that_hangs_counts_as_no_answer_and_is_tried_again(inbox: Inbox) -> None:
     go = threading.Event()
     inbox.before = lambda _: assert_set(go)
@@ -459,7 +484,7 @@ def test_a_receiver_that_hangs_counts_as_no_answer_and_is_tried_again(inbox: Inb
 def test_an_answer_that_trickles_in_is_given_up_and_never_more_than_a_few(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_module, "_WHOLE_S", 1.2)
+    monkeypatch.setattr(alerts_module, "WHOLE_S", 1.2)
     monkeypatch.setattr(alerts_module, "_PAUSE_S", 0.0)
     over = threading.Event()
 

@@ -26,6 +26,7 @@ from fraud_api_lambda.errors import (
     PublishConflict,
     SettingsError,
 )
+from fraud_api_lambda.features import NAMES
 from fraud_api_lambda.reload import load
 from tests.conftest import Trained
 from tests.fraud_api_lambda.making import (
@@ -499,6 +500,22 @@ def test_golden_rows_that_cannot_be_read_refuse_the_bundle(tmp_path: Path, golde
     folder = seal_small(tmp_path, "v1", files={"golden.json": golden})
     with pytest.raises(BundleRefused, match=r"golden\.json"):
         load(bundles.open_folder(folder, TRUSTED))
+
+
+def test_golden_rows_of_a_service_that_knew_fewer_features_are_read_by_name(tmp_path: Path) -> None:
+    manifest = small_manifest("v1")
+    golden = json.loads(small_files(manifest, small_forest())["golden.json"])
+    golden["names"] = [feature.name for feature in manifest.features]
+    at = [NAMES.index(name) for name in golden["names"]]
+    for row in golden["rows"]:
+        row["columns"] = [row["columns"][i] for i in at]
+    folder = seal_small(tmp_path, "v1", files={"golden.json": json.dumps(golden).encode()})
+    load(bundles.open_folder(folder, TRUSTED))
+    for names in (golden["names"][1:], [*golden["names"][1:], "amount_ratio_90d"], ["amount"] * len(at)):
+        golden["names"] = names
+        folder = seal_small(tmp_path, f"v{len(names)}{names[-1]}", files={"golden.json": json.dumps(golden).encode()})
+        with pytest.raises(BundleRefused, match=r"golden\.json does not fit"):
+            load(bundles.open_folder(folder, TRUSTED))
 
 
 def test_a_model_that_scores_its_golden_rows_differently_is_refused(tmp_path: Path) -> None:

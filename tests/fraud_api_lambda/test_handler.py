@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +21,18 @@ EVENTS = Path(__file__).resolve().parents[2] / "events"
 CONTEXT = SimpleNamespace(aws_request_id="r", function_name="f")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _elsewhere() -> Iterator[None]:
+    """A folder for what lies at default places; not under /tmp, where a function is refused its SQLite files."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chdir(folder)
+        yield
+        os.chdir(before)
+
+
 @pytest.fixture(scope="module")
-def lambda_handler() -> Iterator[Any]:
+def lambda_handler(_elsewhere: None) -> Iterator[Any]:
     """The handler module builds its own app at import; here it is told of a bundle that is not there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FRAUD_MODEL_URL", "file://nowhere/current")

@@ -38,6 +38,7 @@ def test_a_first_transaction_has_counts_of_zero_and_no_averages() -> None:
     missing = {name for name, value in row.items() if math.isnan(value)}
     assert missing == {
         "avg_amount_7d", "amount_ratio", "avg_amount_30d", "seconds_since_last", "distance_km", "speed_kmh",
+        "amount_ratio_30d", "avg_amount_trend",
         "counterparty_fraud_rate_1d", "counterparty_fraud_rate_7d", "counterparty_fraud_rate_30d",
     }  # fmt: skip
     assert (row["new_counterparty"], row["new_device"], row["counterparty_age_days"]) == (1.0, 1.0, 0.0)
@@ -68,6 +69,7 @@ def test_an_average_and_its_ratio_leave_the_transaction_itself_out() -> None:
     row = past.see(0, 80.0, customer_id="C")
     assert (row["avg_amount_7d"], row["amount_ratio"]) == (20.0, 4.0)
     assert (row["count_30d"], row["avg_amount_30d"]) == (3.0, 1_040.0 / 3)
+    assert (row["amount_ratio_30d"], row["avg_amount_trend"]) == (80.0 / (1_040.0 / 3), 20.0 / (1_040.0 / 3))
 
 
 def test_days_are_whole_utc_days_before_today() -> None:
@@ -143,6 +145,41 @@ def test_a_fraud_rate_looks_past_the_label_delay_and_only_at_frauds_known_by_the
     row = past.see(1, customer_id="C", counterparty_id="M")
     assert row["counterparty_fraud_rate_1d"] == 0.5
     assert math.isnan(past.see(-DAY, customer_id="C", counterparty_id="M")["counterparty_fraud_rate_1d"])
+
+
+def test_days_since_a_fraud_count_what_is_known_and_end_at_forty() -> None:
+    past = Lived()
+    names = ("counterparty_days_since_fraud", "counterparty_days_since_first_fraud")
+    for day in (45, 30, 12, 2):
+        past.see(-day * DAY, customer_id="C", counterparty_id="M")
+    today, state = NOON // DAY, past.states["M"]
+    row = past.see(-2, customer_id="C", counterparty_id="M")
+    assert [row[name] for name in names] == [40.0, 40.0]
+    profiles.label(state, today - 45, profiles.id64("t1"), NOON - DAY, True)  # too long ago
+    profiles.label(state, today - 30, profiles.id64("t2"), NOON - DAY, True)
+    profiles.label(state, today - 12, profiles.id64("t3"), NOON - DAY, True)
+    profiles.label(state, today - 2, profiles.id64("t4"), NOON, True)  # sooner than the label delay: known is known
+    row = past.see(-1, customer_id="C", counterparty_id="M")
+    assert [row[name] for name in names] == [12.0, 30.0]
+    row = past.see(0, customer_id="C", counterparty_id="M")
+    assert [row[name] for name in names] == [2.0, 30.0]
+
+
+def test_a_day_is_legitimate_while_something_of_it_is_not_known_to_be_a_fraud() -> None:
+    """Label delay 7 days: the days within it say nothing yet."""
+    past = Lived()
+    name = "counterparty_days_since_legitimate"
+    for day in (20, 9, 9, 3):
+        past.see(-day * DAY, customer_id="C", counterparty_id="M")
+    today, state = NOON // DAY, past.states["M"]
+    assert past.see(0, customer_id="C", counterparty_id="M")[name] == 9.0
+    profiles.label(state, today - 9, profiles.id64("t2"), NOON, True)
+    assert past.see(0, customer_id="C", counterparty_id="M")[name] == 9.0
+    profiles.label(state, today - 9, profiles.id64("t3"), NOON + 1, True)
+    assert past.see(0, customer_id="C", counterparty_id="M")[name] == 9.0
+    assert past.see(1, customer_id="C", counterparty_id="M")[name] == 20.0
+    profiles.label(state, today - 20, profiles.id64("t1"), NOON, True)
+    assert past.see(1, customer_id="C", counterparty_id="M")[name] == 40.0
 
 
 def test_a_late_event_counts_from_its_arrival_on() -> None:

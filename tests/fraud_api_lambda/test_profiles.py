@@ -50,6 +50,44 @@ def test_windows_of_a_party_that_fits_the_ring_are_exact_to_the_millisecond(n: i
         assert read(s, t) == [*expected, last]
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 60_000, p.HOUR_MS, p.DAY_MS, 6 * p.DAY_MS, 41 * p.DAY_MS]),
+            st.sampled_from([0, 0, 1, p.HOUR_MS, p.DAY_MS, 8 * p.DAY_MS, 50 * p.DAY_MS]),
+            st.integers(1, 40),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sampled_from([-8 * p.DAY_MS, -p.HOUR_MS, 0, 1, p.DAY_MS - 1, 7 * p.DAY_MS]),
+)
+@settings(max_examples=300, deadline=None)
+def test_tiles_are_passed_over_only_where_they_hold_nothing(bursts: list[tuple[int, int, int]], later: int) -> None:
+    """The windows are those of a read that looks into every tile, late arrivals and overwritten days alike."""
+    s = p.blank()
+    received, key = T, 0
+    for step, late, count in bursts:
+        received += step
+        for _ in range(count):
+            key += 1
+            p.arrive(s, SENT, received - late, key, key, 1 + key % 3, received)
+    t = received + later
+    quick = read(s, t, key)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(p, "_left", lambda *_: True)
+        assert quick == read(s, t, key)
+
+
+def test_a_day_whose_tile_a_newer_one_has_taken_is_looked_into() -> None:
+    """Forty days later at another hour: the day's tile is gone, the hour's is still there."""
+    day = T // p.DAY_MS * p.DAY_MS
+    first = [(day + i, 1 + i, 10, 1, day + i) for i in range(p.RING)]
+    then = day + p.DAYS * p.DAY_MS + p.HOUR_MS
+    s = profile([*first, *((then + i, 1_000 + i, 10, 1, then + i) for i in range(p.RING))])
+    assert read(s, day + p.MINUTE_MS) == [p.RING, 10 * p.RING] * 3 + [-1]
+
+
 def test_an_event_never_sees_itself() -> None:
     s = profile([(T, 7, 500, 1, T)])
     assert read(s, T, key=7) == [0, 0, 0, 0, 0, 0, -1]

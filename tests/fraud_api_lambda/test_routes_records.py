@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import json
-import logging
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,19 @@ from fraud_api_lambda.app import create_app
 from fraud_api_lambda.decision_log import Day, DecisionLog, open_decision_log, write_cursor
 from fraud_api_lambda.errors import InvalidRequest, StoreUnavailable
 from fraud_api_lambda.feature_store import open_feature_store
-from fraud_api_lambda.routes_records import describe_day, parse_days, parse_feedback, parse_search, summarize
+from fraud_api_lambda.routes_records import (
+    describe_day,
+    parse_days,
+    parse_feedback,
+    parse_search,
+    sum_up_days,
+    summarize,
+)
 from fraud_api_lambda.schemas import Pseudonyms, now_ms, rfc3339
 from fraud_api_lambda.scoring import FraudScorer
 from tests.conftest import Trained
 from tests.fraud_api_lambda.asgi import Client, source_of, source_without_bundle
+from tests.fraud_api_lambda.lines import Lines
 from tests.fraud_api_lambda.payloads import CANARY
 
 AMPLE_MS = 20_000
@@ -490,18 +498,40 @@ def test_days_that_are_none_are_refused(service: Service, values: dict[str, str]
     refused(service.client.get("/summary", params=values), field)
 
 
-def test_the_daily_line_has_the_figures_of_the_summary(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_daily_line_has_the_figures_of_the_summary(service: Service, lines: Lines) -> None:
     service.send("a", 10)
-    with caplog.at_level(logging.INFO, "fraud.decisions"):
-        logging.getLogger("fraud").propagate = True
-        try:
-            summarize(service.scorer, START // DAY)
-            summarize(service.scorer, START // DAY + 1)
-        finally:
-            logging.getLogger("fraud").propagate = False
-    (line,) = [record for record in caplog.records if record.getMessage() == "daily summary"]
+    summarize(service.scorer, START // DAY)
+    summarize(service.scorer, START // DAY + 1)
+    (line,) = lines.of("daily summary")
     (day,) = service.get("/summary", since=date(0))["days"]
-    assert {name: getattr(line, name) for name in day} == day
+    assert {name: line[name] for name in day} == day
+
+
+def test_a_day_that_is_over_is_summed_up_once_even_if_the_log_is_away_at_midnight(
+    service: Service, lines: Lines
+) -> None:
+    service.send("a", 10)
+    away = Silent(service.log, "summary")
+    service.scorer.decisions = away  # type: ignore[assignment]
+
+    async def live() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            summing = asyncio.create_task(sum_up_days(service.scorer, threads, pause_s=0.002))
+            await asyncio.sleep(0.02)
+            assert not away.asked.is_set()  # the day is not over
+            service.now += 2 * DAY
+            assert await asyncio.to_thread(away.asked.wait, 10)
+            assert lines.of("daily summary") == []
+            service.scorer.decisions = service.log
+            for _ in range(2_000):
+                if lines.of("daily summary"):
+                    break
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
+            summing.cancel()
+
+    asyncio.run(live())
+    assert [line["day"] for line in lines.of("daily summary")] == [date(0)]
 
 
 # --- stores that fail, or are slow -----------------------------------------------------------------------------------
@@ -523,7 +553,7 @@ class Silent:
             self.asked.set()
             if self.gate is None:
                 raise StoreUnavailable("The decision log did not answer.")
-            assert self.gate.wait(30)
+            assert self.gate.wait(5)
             return real(*args, **kwargs)
 
         return call
@@ -548,7 +578,7 @@ def test_slow_reads_of_analysts_hold_up_no_decision(service: Service) -> None:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             reads = [asyncio.create_task(client.get(path)) for path in ("/transactions", "/summary") * 10]
-            assert await asyncio.to_thread(slow.asked.wait, 30)
+            assert await asyncio.to_thread(slow.asked.wait, 5)
             decision = await client.post("/predict", json={"amount": 1, "transaction_id": "meanwhile"})
             assert not any(read.done() for read in reads)
             gate.set()

@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from fraud_api_lambda.access import open_guard
 from training.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +118,18 @@ def test_evaluate_prints_the_classic_text_report(cli: Cli, made: dict[str, Any])
     assert result.exit_code == 0
     for words in ("precision", "recall", "LEGIT", "FRAUD", "average_precision", "at a fraud rate of 1.0000%"):
         assert words in result.stdout
+
+
+def test_evaluate_leaves_out_customers_known_as_compromised(cli: Cli, made: dict[str, Any]) -> None:
+    words = ("evaluate", "--bundle", made["bundle"], "--data", "data/synthetic.parquet", "--format", "synthetic",
+             "--test", "2025-03-01..2025-03-31", "--json")  # fmt: skip
+    every = asked(cli(*words))["counts"]
+    unknown = asked(cli(*words, "--without-known-frauds", "2025-01-01"))["counts"]
+    assert unknown["rows"] < every["rows"]
+    assert unknown["frauds"] <= every["frauds"]
+    later = asked(cli(*words, "--without-known-frauds", "2025-03-31"))["counts"]  # known in April: nobody leaves
+    assert later == every
+    assert "of the form 2018-07-25" in refused(cli(*words, "--without-known-frauds", "yesterday"))
 
 
 def test_where_and_legit_weight_choose_and_weigh_the_rows(cli: Cli, made: dict[str, Any]) -> None:
@@ -255,3 +268,22 @@ def test_help_answers_without_loading_what_training_needs(tmp_path: Path) -> Non
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+# --- API keys --------------------------------------------------------------------------------------------------------
+
+
+def test_an_api_key_is_shown_once_with_the_item_that_lets_it_in(cli: Cli) -> None:
+    key = asked(cli("apikey", "--name", "console", "--role", "review", "--json"))
+    guard = open_guard(key["item"], None)
+    caller = guard.caller({"type": "http", "headers": [(b"x-api-key", key["key"].encode())]})
+    assert caller is not None
+    assert (caller.name, caller.role) == ("console", "review")
+    told = cli("apikey", "--name", "shop")
+    assert "X-API-Key: fraud_" in told.stdout
+    assert "shop:score:" in told.stdout
+
+
+def test_an_api_key_of_a_wrong_name_or_role_is_refused(cli: Cli) -> None:
+    assert "name:role:sha256" in refused(cli("apikey", "--name", "a b"))
+    assert "score, review, admin" in refused(cli("apikey", "--name", "a", "--role", "boss"), 2)

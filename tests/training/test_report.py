@@ -80,6 +80,10 @@ def inputs(n: int = 3_000, *, features: tuple[str, ...] = FEATURES) -> dict[str,
             "time_zone": {"name": "UTC"},
             "label_delay_ms": 7 * DAY_MS,
             "calibration": {"slope": 0.9, "intercept": -0.4},
+            "members": [
+                {"name": "xgboost", "kind": "forest", "weight": 0.6543},
+                {"name": "linear", "kind": "linear", "weight": 0.4},
+            ],
             "training": {"format": "paysim", "search": {"smote_ratio": 0.1}},
             "libraries": {"numpy": "2.5"},
         },
@@ -99,7 +103,13 @@ def inputs(n: int = 3_000, *, features: tuple[str, ...] = FEATURES) -> dict[str,
         "data_profile": data_profile(rows, {"train": slice(0, cut), "test": slice(cut, n)}),
         "thresholds": (0.2, 0.6),
         "costs": costs,
-    }
+        "trials": [
+            {"name": "linear", "share": 0.4, "weight": 0.4, "before": 0.7312, "after": 0.7468, "low": 0.0021,
+             "high": 0.0305, "shipped": True},
+            {"name": "isolation", "share": 0.01, "weight": 0.02, "before": 0.7468, "after": 0.7467, "low": -0.0009,
+             "high": 0.0007, "shipped": False},
+        ],
+    }  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -211,6 +221,18 @@ def test_the_model_card_tells_use_limits_thresholds_costs_and_smote(files: dict[
     for block in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
+
+
+@pytest.mark.parametrize("name", ["report.html", "model_card.md"])
+def test_members_stand_with_their_weights_and_what_each_was_worth(given: dict[str, Any], name: str) -> None:
+    text = re.sub(r"<[^>]+>", " ", write_report(None, **given)[name].decode())
+    for words in ("0.6543", "logistic regression: log-odds", "0.7312", "0.7468", "+0.0156", "+0.0021 to +0.0305"):
+        assert words in text, words
+    assert text.count("not shipped") == 1
+    assert "on the validation rows" in text
+    manifest = {**given["manifest"], "training": {"rehearsal": "rehearsal: train a..b, test c..d"}}
+    staged = re.sub(r"<[^>]+>", " ", write_report(None, **{**given, "manifest": manifest})[name].decode())
+    assert "on the test rows of the rehearsal: train a..b, test c..d" in staged.replace("\\", "")
 
 
 def test_the_same_input_gives_the_same_bytes_whatever_the_machines_matplotlib_settings(

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 from training.dataset import DataError
-from training.split import DAY_MS, Split, at_random, by_ranges, by_time, folds, parse_delay, parse_range
+from training.split import (
+    DAY_MS,
+    Split,
+    at_random,
+    by_ranges,
+    by_time,
+    earlier,
+    folds,
+    parse_day,
+    parse_delay,
+    parse_range,
+    unknown_customers,
+)
 
 START = 1_530_403_200_000  # 2018-07-01
 
@@ -94,6 +106,52 @@ def test_a_validation_range_may_be_named_and_never_teaches() -> None:
     assert set(day[apart.train]) == {1, 2, 3, 4, 5}
     within = by_ranges(time_ms, "2018-07-01..2018-07-05", "2018-07-20..2018-07-21", DAY_MS, "2018-07-05..2018-07-06")
     assert set(day[within.train]) == {1, 2, 3, 4}
+
+
+def test_customers_known_as_compromised_leave_the_test_days_as_in_the_handbook() -> None:
+    """Against the published rule, written down day by day: frauds of the training days, and each test day those of one
+    day more.
+    """
+    rng = np.random.default_rng(4)
+    n, delay = 40_000, 7
+    time_ms = np.sort(START + rng.integers(0, 40 * DAY_MS, n))
+    customer, fraud = rng.integers(0, 900, n), rng.random(n) < 0.02
+    day = (time_ms - START) // DAY_MS
+    first, length = 10, 7
+    known = set(customer[fraud & (day >= first) & (day < first + length)].tolist())
+    expected: list[int] = []
+    for number in range(7):
+        known |= set(customer[fraud & (day == first + length + number - 1)].tolist())
+        today = np.flatnonzero(day == first + length + delay + number)
+        expected += [row for row in today.tolist() if customer[row] not in known]
+    test = by_ranges(time_ms, "2018-07-11..2018-07-17", "2018-07-25..2018-07-31", delay * DAY_MS).test
+    kept = unknown_customers(test, time_ms, customer, time_ms + delay * DAY_MS, fraud, "2018-07-11")
+    assert kept.tolist() == expected
+    assert 0 < len(kept) < len(test)
+    more = unknown_customers(test, time_ms, customer, time_ms + delay * DAY_MS, fraud, "2018-07-01")
+    assert set(more.tolist()) < set(kept.tolist())
+
+
+def test_a_row_without_a_customer_stays_and_a_label_told_early_counts_early() -> None:
+    time_ms = START + np.array([0, 3, 9, 9, 9], np.int64) * DAY_MS + 1
+    customer, fraud = np.array([-1, 1, -1, 1, 2]), np.array([True, True, False, False, False])
+    rows = np.array([2, 3, 4])
+    for delay, kept in ((5, [2, 4]), (6, [2, 3, 4])):
+        known = time_ms + delay * DAY_MS  # at a delay of 6 days the fraud is known a millisecond into the test day
+        assert unknown_customers(rows, time_ms, customer, known, fraud, "2018-07-01").tolist() == kept
+    assert unknown_customers(rows, time_ms, customer, time_ms, fraud, "2018-07-05").tolist() == [2, 3, 4]
+
+
+def test_a_range_moves_back_by_whole_days() -> None:
+    assert earlier("2018-07-25..2018-07-31", 14 * DAY_MS) == "2018-07-11..2018-07-17"
+    assert earlier("2018-03-01..2018-03-01", DAY_MS) == "2018-02-28..2018-02-28"
+
+
+@pytest.mark.parametrize("text", ["", "2018-07", "2018-07-32", "25.7.2018", "2018-07-25..2018-07-31"])
+def test_a_day_that_is_none_is_refused_with_an_example(text: str) -> None:
+    assert parse_day("2018-07-01") == START
+    with pytest.raises(DataError, match="of the form 2018-07-25"):
+        parse_day(text)
 
 
 @pytest.mark.parametrize("validation", ["2018-07-20..2018-07-20", "2018-07-19..2018-07-25", "2018-07-01..2018-07-30"])

@@ -401,6 +401,74 @@ def test_too_many_folds_for_the_frauds_are_refused_before_training(few: Mapping[
             run(Options(few[13], tune=0, ablation=False, split="random", folds=folds), out, KEY)
 
 
+LATER = {"train_range": "2025-02-01..2025-03-07", "test_range": "2025-03-12..2025-03-31", "delay_ms": 3 * 86_400_000}
+
+
+def test_a_rehearsal_is_the_same_split_earlier_and_chooses_for_the_whole_training_range(
+    data_file: str, tmp_path: Path
+) -> None:
+    options = Options(
+        data_file, **LATER, rehearse_ms=24 * 86_400_000, known_since="2025-02-01", champion="blend", tune=2,
+        ablation=False,
+    )  # fmt: skip
+    data = train.load_data(options)
+    stage, parts = train.rehearsal(options, data), train.split_data(options, data)
+    assert stage is not None
+    time_ms = data.frame["time_ms"].to_numpy()
+    assert {f"{moment:%m-%d}" for moment in pd.to_datetime(time_ms[stage.test], unit="ms")} <= {
+        f"{moment:%m-%d}" for moment in pd.date_range("2025-02-16", "2025-03-07")
+    }
+    assert pd.to_datetime(time_ms[stage.train].max(), unit="ms") < pd.Timestamp("2025-02-12")
+    # Nobody known by then is judged, in the rehearsal as in earnest; whoever is not known yet is.
+    for rows, since in ((parts.test, "2025-02-01"), (stage.test, "2025-01-08")):
+        frauds = data.frame[(data.labels == 1) & (time_ms >= pd.Timestamp(since).value // 10**6)]
+        first = frauds.groupby("customer_id")["label_ms"].min()
+        begun = time_ms[rows] // 86_400_000 * 86_400_000
+        assert not (data.frame["customer_id"].iloc[rows].map(first).to_numpy() < begun).any()
+    unfiltered = train.split_data(replace(options, known_since=None), data)
+    assert len(parts.test) < len(unfiltered.test)
+    result = run(options, tmp_path / "out", KEY)
+    told = opened(result).bundle.manifest.training
+    assert told["rehearsal"] == "rehearsal: train 2025-01-08..2025-02-11, test 2025-02-16..2025-03-07"
+    assert told["split"].endswith("without customers known as compromised since 2025-02-01")
+    assert told["rows"]["test"] == len(parts.test)
+    assert [trial["name"] for trial in result.metrics["members"]] == ["linear", "isolation"]
+    weights = {member.name: member.weight for member in opened(result).bundle.manifest.members}
+    assert set(weights) == {"xgboost", *(trial["name"] for trial in result.metrics["members"] if trial["shipped"])}
+
+
+def test_weights_come_from_the_rehearsal_and_are_carried_over(data_file: str) -> None:
+    options = Options(data_file, **LATER, rehearse_ms=24 * 86_400_000, blend="equal", tune=0)
+    data = train.load_data(options)
+    parts, stage = train.split_data(options, data), train.rehearsal(options, data)
+    picked = train.pick_columns(data, parts.train, options)
+    fit = train._fit(data, picked, parts.train, parts.validation, options, "none", {})
+    rehearsed = train._blended(data, parts.train, parts.validation, options, fit, stage)
+    assert [(member.name, member.weight) for member in rehearsed.members] == [("xgboost", 0.5), ("linear", 0.5)]
+    assert rehearsed.members[0].pipeline is fit.members[0].pipeline  # learned from the whole range, not the rehearsal's
+    here = train._blended(data, parts.train, parts.validation, options, fit)
+    assert rehearsed.trials[0].before != here.trials[0].before
+    raw = data.columns[parts.test[:50]]
+    np.testing.assert_array_equal(
+        rehearsed.members[1].pipeline.decision_function(raw), here.members[1].pipeline.decision_function(raw)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rehearse_ms": 86_400_000}, "test days would be 2025-03-11..2025-03-30, past the training range"),
+        ({"rehearse_ms": 36 * 3_600_000}, "whole days"),
+        ({"rehearse_ms": 24 * 86_400_000, "train_range": None, "test_range": None}, "--rehearse goes with --train"),
+        ({"rehearse_ms": 100 * 86_400_000}, "No row lies in"),
+        ({"known_since": "March"}, "of the form"),
+    ],
+)
+def test_a_rehearsal_that_cannot_be_is_refused(data_file: str, out: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        run(replace(Options(data_file, **LATER), **changes), out, KEY)
+
+
 def test_one_half_of_a_range_is_refused(data_file: str, out: Path) -> None:
     for options in (Options(data_file, train_range="2026-01-01..2026-01-02"), Options(data_file, test_range="x")):
         with pytest.raises(DataError, match="--train and --test go together"):

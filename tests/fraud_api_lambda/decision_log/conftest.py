@@ -15,11 +15,8 @@ from tests.fraud_api_lambda.feature_store.servers import moto_server, name_aws
 
 #: How the suite opens its logs: so wide that a busy machine does not decide what it finds.
 AMPLE_MS = 20_000
-KINDS = [
-    "sqlite",
-    pytest.param("postgresql", marks=pytest.mark.server),
-    pytest.param("dynamodb", marks=pytest.mark.server),
-]
+SQL_KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)]
+KINDS = [*SQL_KINDS, pytest.param("dynamodb", marks=pytest.mark.server)]
 _tables = itertools.count()
 
 

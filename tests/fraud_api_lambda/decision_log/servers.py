@@ -50,9 +50,11 @@ class PostgresServer:
     port: int = field(default_factory=free_port)
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="postgres-")))
     process: subprocess.Popen[bytes] | None = None
+    #: Which one is meant where none is named.
+    database: str = "postgres"
 
-    def url(self, database: str = "postgres", *, password: str = PASSWORD) -> str:
-        return f"postgresql://{USER}:{password}@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str = "", *, password: str = PASSWORD) -> str:
+        return f"postgresql://{USER}:{password}@127.0.0.1:{self.port}/{database or self.database}"
 
     def start(self) -> None:
         """Also after ``stop`` and ``kill``: what was committed is there again."""
@@ -125,7 +127,7 @@ class PostgresServer:
             self.kill()
         shutil.rmtree(self.folder)
 
-    def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+    def execute(self, statement: str, database: str = "") -> list[tuple[Any, ...]]:
         """The rows that a statement gives, asked over a connection of its own."""
         import psycopg
 
@@ -148,7 +150,7 @@ class PostgresServer:
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, "PostgreSQL does not answer"
             with suppress(psycopg.OperationalError):
-                psycopg.connect(self.url(), connect_timeout=5).close()
+                psycopg.connect(self.url("postgres"), connect_timeout=5).close()
                 return
             time.sleep(0.02)
 

@@ -10,10 +10,16 @@ import pytest
 
 from fraud_api_lambda.decision_log import Stored, migrations, open_decision_log
 from fraud_api_lambda.errors import StoreUnavailable
-from tests.fraud_api_lambda.decision_log.conftest import AMPLE_MS
+from tests.fraud_api_lambda.decision_log.conftest import AMPLE_MS, SQL_KINDS
 from tests.fraud_api_lambda.decision_log.records import record
 from tests.fraud_api_lambda.decision_log.servers import PostgresServer
 from tests.fraud_api_lambda.feature_store.servers import ROOT
+
+
+@pytest.fixture(params=SQL_KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture
@@ -21,8 +27,6 @@ def new_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database without tables."""
     if kind == "sqlite":
         return f"sqlite:///{tmp_path}/decisions.db"
-    if kind != "postgresql":
-        pytest.skip("it has no migrations")
     server: PostgresServer = request.getfixturevalue("shared_postgres")
     server.execute("DROP DATABASE IF EXISTS new")
     server.execute("CREATE DATABASE new")

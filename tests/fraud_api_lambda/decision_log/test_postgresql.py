@@ -1,11 +1,13 @@
 """PostgreSQL: a server that is frozen, stopped, killed or slow, what it is told, and what nobody is told."""
 
+import itertools
 import logging
 import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -13,22 +15,34 @@ from fraud_api_lambda.decision_log import DecisionLog, Search, Stored, open_deci
 from fraud_api_lambda.errors import StoreUnavailable
 from tests.fraud_api_lambda.decision_log.conftest import AMPLE_MS
 from tests.fraud_api_lambda.decision_log.records import NOON_MS, label, record
-from tests.fraud_api_lambda.decision_log.servers import PASSWORD, USER, PostgresServer
+from tests.fraud_api_lambda.decision_log.servers import PASSWORD, USER, PostgresServer, postgres
 from tests.fraud_api_lambda.feature_store.servers import free_port, listener
 
 pytestmark = pytest.mark.server
 
 #: Generous beside the 250 ms that are asked for: the machine may be busy.
 ABOUT_THE_BUDGET_S = 2.0
+_databases = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def tried() -> Iterator[PostgresServer]:
+    with postgres() as server:
+        yield server
 
 
 @pytest.fixture
-def server(postgres_server: PostgresServer) -> PostgresServer:
-    """A PostgreSQL of the test's own, with tables and one record."""
-    log = open_decision_log(postgres_server.url(), budget_ms=AMPLE_MS)
+def server(tried: PostgresServer) -> PostgresServer:
+    """A PostgreSQL to be stopped, frozen and set, whose database is the test's own: with tables and one record."""
+    if tried.process is None:
+        tried.start()
+    tried.thaw()
+    tried.database = f"log{next(_databases)}"
+    tried.execute(f"CREATE DATABASE {tried.database}", "postgres")
+    log = open_decision_log(tried.url(), budget_ms=AMPLE_MS)
     log.append([record()])
     log.close()
-    return postgres_server
+    return tried
 
 
 @pytest.fixture
@@ -167,6 +181,16 @@ def test_what_was_given_up_is_not_gone_on_with_at_the_server(server: PostgresSer
         assert waiting == [(0,)]
 
 
+def test_a_database_that_was_made_anew_is_given_its_tables(server: PostgresServer) -> None:
+    log = open_decision_log(server.url(), budget_ms=AMPLE_MS)
+    log.check()
+    server.execute("DROP TABLE alembic_version, decisions, decision_rules, labels")
+    with pytest.raises(StoreUnavailable, match="UndefinedTable"):
+        log.append([record()])
+    assert log.append([record()]) == [None]
+    log.close()
+
+
 def test_a_wrong_password_and_a_missing_database_are_told_apart_and_never_shown(server: PostgresServer) -> None:
     wrong = open_decision_log(server.url(password="hunter3"), budget_ms=3_000)
     with pytest.raises(StoreUnavailable, match="refused the user name or the password") as caught:
@@ -217,7 +241,7 @@ def test_a_stranger_on_the_port_is_unavailable() -> None:
 
 
 def test_a_server_that_takes_no_writes_fails_the_check(server: PostgresServer) -> None:
-    server.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+    server.execute(f"ALTER DATABASE {server.database} SET default_transaction_read_only = on")
     log = open_decision_log(server.url(), budget_ms=AMPLE_MS)
     with pytest.raises(StoreUnavailable, match="takes no writes"):
         log.check()
@@ -232,8 +256,8 @@ def test_acknowledged_means_durable_whatever_the_database_is_set_to(server: Post
 
     from fraud_api_lambda.decision_log.postgresql import PostgresqlDecisionLog
 
-    server.execute("ALTER DATABASE postgres SET synchronous_commit = off")
-    server.execute("ALTER DATABASE postgres SET default_transaction_isolation = serializable")
+    server.execute(f"ALTER DATABASE {server.database} SET synchronous_commit = off")
+    server.execute(f"ALTER DATABASE {server.database} SET default_transaction_isolation = serializable")
     log = PostgresqlDecisionLog(server.url(), 20)
     with log._use() as connection:
         shown = [
@@ -260,6 +284,8 @@ def test_an_append_is_one_statement_prepared_once(server: PostgresServer) -> Non
     assert all("execute _pg3_" in line and "WITH input AS" in line for line in executed)
     assert len({line.split("execute ")[1].split(":")[0] for line in executed}) == 1
     log.close()
+    server.execute("ALTER SYSTEM RESET log_statement")
+    server.execute("SELECT pg_reload_conf()")
 
 
 def test_every_listing_goes_along_an_index_of_its_own(server: PostgresServer) -> None:
@@ -277,11 +303,18 @@ def test_every_listing_goes_along_an_index_of_its_own(server: PostgresServer) ->
         "decision_rules_pkey": Search(rule="night"),
     }
     for index, search in chosen.items():
-        statement, values = sql.search_statement(search, name_index=False)
-        with log._use() as connection:
-            plan = "\n".join(row[0] for row in _run(connection, f"EXPLAIN {statement}", values))
-        assert index in plan
-        assert "Seq Scan" not in plan
+        plans: list[str] = []
+
+        def explain(statement: str, values: list[Any], plans: list[str] = plans) -> list[Any]:
+            with log._use() as connection:
+                plans.append("\n".join(row[0] for row in _run(connection, f"EXPLAIN {statement}", values)))
+            return []
+
+        sql.search_page(search, explain, name_index=False)
+        assert plans
+        for plan in plans:
+            assert index in plan
+            assert "Seq Scan" not in plan
     log.close()
 
 
@@ -289,7 +322,7 @@ def test_a_role_that_may_not_make_tables_is_told_and_one_that_may_use_them_works
     server.execute(f"CREATE ROLE service LOGIN PASSWORD '{PASSWORD}'")
     server.execute("CREATE DATABASE bare")
     url = server.url().replace(f"{USER}:", "service:")
-    bare = open_decision_log(url.replace("/postgres", "/bare"), budget_ms=AMPLE_MS)
+    bare = open_decision_log(url.replace(f"/{server.database}", "/bare"), budget_ms=AMPLE_MS)
     with pytest.raises(StoreUnavailable, match="cannot be given its tables: InsufficientPrivilege"):
         bare.check()
     bare.close()

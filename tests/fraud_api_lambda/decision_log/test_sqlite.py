@@ -181,6 +181,19 @@ def test_a_damaged_file_says_what_to_do_and_once_moved_away_needs_no_restart(log
     assert log.find(["t-1"]) == {"t-1": Stored(record())}
 
 
+def test_a_file_that_was_moved_away_is_written_to_no_more(log: DecisionLog, path: Path) -> None:
+    log.append([record("t-1")])
+    log.search(Search())
+    path.rename(path.with_suffix(".moved"))
+    assert log.append([record("t-2")]) == [None]
+    assert log.find(["t-1", "t-2"]).keys() == {"t-2"}
+    assert [stored.record.transaction_id for stored in log.search(Search()).items] == ["t-2"]
+    log.close()
+    again = open_decision_log(f"sqlite:///{path}")
+    assert again.find(["t-2"]) == {"t-2": Stored(record("t-2"))}
+    again.close()
+
+
 def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     log = open_decision_log(f"sqlite:///{tmp_path}/file/decisions.db")

@@ -1,0 +1,125 @@
+"""The route that shows drift, and the look that is taken every day where the process lives on."""
+
+import asyncio
+import contextlib
+import re
+import threading
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from pydantic import TypeAdapter
+from starlette.types import Lifespan
+
+from .drift import DriftWatch, Report
+from .errors import FieldError, InvalidRequest, NotReached, StoreUnavailable, TooManyRequests
+from .features import DAY_MS
+from .schemas import parse_rfc3339
+from .scoring import FraudScorer
+from .web import json_response, query_parameters, read_query
+
+#: When the daily look is taken, UTC: most labels of the day before are in, and few people are about.
+HOUR: Final = 3
+#: A window that is asked for is at most so long.
+MAX_DAYS: Final = 400
+
+REPORT = TypeAdapter(Report)
+
+_SINCE = (
+    "Arrived at this time or later, or on this day or later; default: a day before `until`, or so many more, up to 28, "
+    "that there are 2,000 decisions."
+)
+_ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "since": (_SINCE, {"type": "string"}),
+    "until": ("Arrived before this time, or before this day; default: now.", {"type": "string"}),
+}
+
+
+def watch_of(scorer: FraudScorer) -> DriftWatch:
+    """What looks for drift in the scorer's log."""
+
+    def served() -> Any:
+        now = scorer.source.served
+        return None if now is None else (now.bundle, now.model.features)
+
+    return DriftWatch(scorer.decisions, served, scorer.metrics, scorer.clock)
+
+
+def add_drift(app: FastAPI, scorer: FraudScorer) -> None:
+    """Add ``GET /drift`` to ``app``, and to its lifespan a look a day."""
+    watch = watch_of(scorer)
+    app.router.lifespan_context = _looking(app.router.lifespan_context, watch)
+    looking = threading.Lock()
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    problems: dict[int | str, dict[str, Any]] = {
+        422: {"description": "The request is not valid.", "content": content},
+        429: {"description": "Somebody is looking already.", "content": content},
+        503: {"description": "No bundle to compare with, or the log did not answer.", "content": content},
+    }
+
+    @app.get(
+        "/drift",
+        summary="What has changed since the model was trained",
+        response_model=None,
+        responses={200: {"model": Report}, **problems},
+        openapi_extra={"parameters": query_parameters(_ASKED)},
+    )
+    async def drift(request: Request) -> Response:
+        since, until = parse_window(read_query(request, _ASKED), scorer.clock())
+        if not looking.acquire(blocking=False):
+            raise TooManyRequests("Somebody is looking for drift already: one at a time.", 5)
+
+        def look() -> bytes:
+            try:
+                return REPORT.dump_json(watch.look(since, until))
+            except StoreUnavailable as error:
+                raise NotReached(f"{error} Try again.") from None
+            finally:
+                looking.release()
+
+        return json_response(await asyncio.to_thread(look))
+
+
+def parse_window(values: Mapping[str, str], now_ms: int) -> tuple[int | None, int | None]:
+    """The times that were asked for, ms; None where they were not. Raises ``InvalidRequest``."""
+    moments: dict[str, int] = {}
+    problems = []
+    for name, text in values.items():
+        # A day alone is its midnight.
+        moment = parse_rfc3339(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)
+        if moment is None:
+            message = "must be a day such as 2026-02-06, or RFC 3339 such as 2026-02-06T10:00:00Z, from 1970 on"
+            problems.append(FieldError(name, message))
+        else:
+            moments[name] = moment
+    since, until = moments.get("since"), moments.get("until")
+    if not problems and since is not None and not 0 < (now_ms if until is None else until) - since <= MAX_DAYS * DAY_MS:
+        problems.append(FieldError("since", f"must be before until, by {MAX_DAYS} days at most"))
+    if problems:
+        raise InvalidRequest("The query is not valid.", tuple(problems))
+    return since, until
+
+
+def _looking(lifespan: Lifespan[Any], watch: DriftWatch) -> Lifespan[Any]:
+    """The app's lifespan, with a look a day beside it."""
+
+    async def daily() -> None:
+        while True:
+            await asyncio.sleep(seconds_until(HOUR, datetime.now(UTC)))
+            await asyncio.to_thread(watch.run)
+
+    @contextlib.asynccontextmanager
+    async def looked(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        looking = asyncio.create_task(daily())
+        async with lifespan(app) as state:
+            yield state
+        looking.cancel()
+
+    return looked  # type: ignore[return-value]  # Lifespan is a union of with and without a state
+
+
+def seconds_until(hour: int, now: datetime) -> float:
+    """Until it is that hour of the day for the next time; never 0."""
+    then = now.replace(hour=hour, minute=0, second=0, microsecond=0)
+    return (then - now).total_seconds() if then > now else (then + timedelta(days=1) - now).total_seconds()
