@@ -22,7 +22,7 @@ import pandas as pd
 from fraud_api_lambda import drift
 from fraud_api_lambda.bundle import SigningKey, open_folder, parse_public_keys
 from fraud_api_lambda.decision_log import Label, Record, Stored
-from fraud_api_lambda.drift import Reference, Report
+from fraud_api_lambda.drift import Reference, DriftReport
 from fraud_api_lambda.features import Floats, fill
 from fraud_api_lambda.reload import Served, load
 from training import evaluate, synthetic
@@ -113,7 +113,7 @@ def make_stream(folder: Path, *, seed: int = 7, per_day: int = 2_222) -> Stream:
 # --- nothing changes -------------------------------------------------------------------------------------------------
 
 
-def quiet_looks(stream: Stream, span: int, calibration: bool = False) -> list[Report]:
+def quiet_looks(stream: Stream, span: int, calibration: bool = False) -> list[DriftReport]:
     """A look a day (or for longer spans, one a span) over the ten weeks, each at the ``span`` days before it."""
     decided = stream.decided()
     reference = stream.reference
@@ -205,7 +205,7 @@ INJECTED: dict[str, tuple[Change, tuple[str, ...]]] = {
 }
 
 
-def injected(stream: Stream, name: str, day: int, within: int = WITHIN, seed: int = 1) -> Report:
+def injected(stream: Stream, name: str, day: int, within: int = WITHIN, seed: int = 1) -> DriftReport:
     """The look at the moment of the ``within``-th transaction after ``name`` was injected on ``day``: at the last day,
     or the last 2,000 decisions where those are more.
     """

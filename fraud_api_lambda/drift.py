@@ -453,7 +453,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DriftReport:
     """One look. ``since`` and ``until`` are times of arrival, ``until`` not included; ``n`` decisions were compared.
 
     Left out are test inputs, decisions of other bundles and those made without a model or without the parties' past.
@@ -635,7 +635,7 @@ def compare(
     until_ms: int,
     history_ms: int,
     complete: bool = True,
-) -> Report:
+) -> DriftReport:
     """Compare ``decisions``, and of those ``due`` frauds with probabilities. ``history_ms``: how old the log is."""
     tally, owed = Tally(reference), Due(reference)
     for stored in decisions:
@@ -650,7 +650,7 @@ def compare(
     names = sorted(beyond, key=lambda name: -beyond[name]) + (["calibration"] if calibration.alarm else [])
     judged = [calibration.state, score.state, *(found.state for found in features)]
     state: State = "drift" if names else "quiet" if "quiet" in judged else "not enough"
-    return Report(
+    return DriftReport(
         state=state,
         model_version=reference.version,
         since=rfc3339(since_ms),
@@ -677,7 +677,7 @@ def measure(
     since_ms: int | None = None,
     until_ms: int | None = None,
     bounds: "Bounds | None" = None,
-) -> Report:
+) -> DriftReport:
     """Look at what arrived in ``[since_ms, until_ms)``, by default in the last day, or in so many more, up to 28, that
     there are 2,000 decisions; and at 28 days of decisions whose labels are due. Raises ``StoreUnavailable``.
     """
@@ -747,9 +747,9 @@ class _Newest:
             search = replace(search, cursor=page.cursor)
 
 
-#: For somebody who waits (Lambda ends what takes ten seconds), and on schedule.
+#: For somebody who waits (Lambda ends what takes ten seconds), and on schedule (sixty).
 WAITED_FOR: Final = Bounds(20_000, 3.5, gently=True)
-SCHEDULED: Final = Bounds(100_000, 120.0, gently=True)
+SCHEDULED: Final = Bounds(100_000, 20.0, gently=True)
 
 
 class DriftWatch:
@@ -768,7 +768,9 @@ class DriftWatch:
         self._clock = clock
         self._reference: Reference | None = None
 
-    def look(self, since_ms: int | None = None, until_ms: int | None = None, bounds: Bounds = WAITED_FOR) -> Report:
+    def look(
+        self, since_ms: int | None = None, until_ms: int | None = None, bounds: Bounds = WAITED_FOR
+    ) -> DriftReport:
         """As :func:`measure`. Raises ``NotServed`` where no bundle is served, or none that tells what it was made of,
         and ``StoreUnavailable``.
         """
@@ -784,7 +786,7 @@ class DriftWatch:
             self._reference = reference
         return measure(self._decisions, reference, self._clock(), since_ms=since_ms, until_ms=until_ms, bounds=bounds)
 
-    def run(self) -> Report | None:
+    def run(self) -> DriftReport | None:
         """The scheduled look: counted, and one line in the log, a warning that names what drifts. Never raises."""
         try:
             report = self.look(bounds=SCHEDULED)

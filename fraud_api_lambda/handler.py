@@ -18,6 +18,7 @@ from .bootstrap import build
 from .errors import RequestError, RequestTooLarge
 from .metrics import emit_emf, prepare_emf
 from .profiles import DAY_MS
+from .routes_drift import watch_of
 from .routes_records import gauges, summarize
 from .schemas import parse_json
 from .scoring import FraudScorer
@@ -125,12 +126,14 @@ def queue_handler(app: FastAPI) -> Any:
 
 
 def schedule_handler(app: FastAPI, retention_days: int | None = None) -> Any:
-    """A Lambda entry around ``app`` for the daily events ``{"task": "summary"}`` and ``{"task": "retention"}``.
+    """A Lambda entry around ``app`` for the daily events ``{"task": "summary"}``, ``retention`` and ``drift``.
 
     ``summary`` writes the sums of the day before into the service's log; ``retention`` deletes the decisions that
-    arrived more than ``retention_days`` ago. Raises ``StoreUnavailable``: Lambda then tries twice more.
+    arrived more than ``retention_days`` ago. Raises ``StoreUnavailable``: Lambda then tries twice more. ``drift``
+    compares the last day's decisions with what the bundle was made of; where it cannot, it says and counts that.
     """
     scorer: FraudScorer = app.state.scorer
+    watch = watch_of(scorer)
 
     def schedule(event: dict[str, Any], context: Any) -> dict[str, Any]:
         task = event.get("task") if isinstance(event, dict) else None
@@ -142,7 +145,12 @@ def schedule_handler(app: FastAPI, retention_days: int | None = None) -> Any:
             deleted = 0 if retention_days is None else scorer.decisions.forget((today - retention_days) * DAY_MS)
             log.info("old decisions deleted", extra={"deleted": deleted})
             return {"task": task, "deleted": deleted}
-        raise ValueError("Not a task of this entry. Choices are: summary, retention.")
+        if task == "drift":
+            scorer.refresh_if_due()
+            report = watch.run()
+            emit_emf(scorer.metrics, gauges(scorer))
+            return {"task": task, "alarms": [] if report is None else list(report.alarms)}
+        raise ValueError("Not a task of this entry. Choices are: summary, retention, drift.")
 
     return schedule
 

@@ -20,7 +20,7 @@ from fraud_api_lambda.drift import (
     Bounds,
     DriftWatch,
     Reference,
-    Report,
+    DriftReport,
     chi_square_above,
     compare,
     ks,
@@ -135,7 +135,7 @@ def decided(made: Mapping[str, Any], labelled_by_ms: int | None = None, **change
 
 def look(
     reference: Reference, made: Mapping[str, Any], due: Any = (), history: int = 90 * DAY, **changes: Any
-) -> Report:
+) -> DriftReport:
     return compare(reference, decided(made, **changes), due, since_ms=START, until_ms=START + DAY, history_ms=history)
 
 
