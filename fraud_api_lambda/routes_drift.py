@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import TypeAdapter
 from starlette.types import Lifespan
 
-from .drift import DriftWatch, DriftReport
+from .drift import DriftReport, DriftWatch
 from .errors import FieldError, InvalidRequest, NotReached, StoreUnavailable, TooManyRequests
 from .features import DAY_MS
 from .schemas import parse_rfc3339

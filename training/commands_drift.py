@@ -31,7 +31,7 @@ def drift(
     keys: Keys = Path("keys"),
     as_json: Json = False,
 ) -> None:
-    """Compare decisions with what their bundle was made of: exit code 0 where nothing drifts, 3 where something does."""
+    """Compare decisions with what their bundle was made of: exit code 3 where something drifts, else 0."""
     with one_line(), opened_log(log) as opened:
         from fraud_api_lambda.schemas import now_ms
 

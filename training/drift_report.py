@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def bin_labels(found: Finding) -> list[str]:
     edges = [f"{edge:.4g}" for edge in found.histogram.edges]
     if not edges:
         return ["any", "missing"]
-    between = [f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False)]
+    between = [f"{low} to {high}" for low, high in pairwise(edges)]
     return [f"up to {edges[0]}", *between, f"above {edges[-1]}", "missing"]
 
 

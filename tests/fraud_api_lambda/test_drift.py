@@ -18,9 +18,9 @@ from fraud_api_lambda.bundle import open_folder, seal
 from fraud_api_lambda.decision_log import DecisionLog, Label, Record, Stored, open_decision_log
 from fraud_api_lambda.drift import (
     Bounds,
+    DriftReport,
     DriftWatch,
     Reference,
-    DriftReport,
     chi_square_above,
     compare,
     ks,
