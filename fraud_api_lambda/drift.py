@@ -788,17 +788,20 @@ class DriftWatch:
         return measure(self._decisions, reference, self._clock(), since_ms=since_ms, until_ms=until_ms, bounds=bounds)
 
     def run(self) -> DriftReport | None:
-        """The scheduled look: counted, and one line in the log, a warning that names what drifts. Never raises."""
+        """The scheduled look: counted, and one line in the log, a warning that names what drifts.
+
+        None, with a line that says why, where there is no bundle to compare with. Raises ``StoreUnavailable``: try
+        again.
+        """
         try:
             report = self.look(bounds=SCHEDULED)
-        except (NotServed, StoreUnavailable) as error:
+        except NotServed as error:
             self._metrics.add("drift_looks", "failed")
             log.error("no look for drift", extra={"reason": str(error)})
             return None
-        except Exception:  # a schedule that ended here would look no more
+        except StoreUnavailable:
             self._metrics.add("drift_looks", "failed")
-            log.exception("no look for drift")
-            return None
+            raise
         self._metrics.add("drift_looks", report.state)
         if report.alarms:
             self._metrics.add("drift_alarms", n=len(report.alarms))

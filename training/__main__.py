@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import commands_drift, commands_records
+from . import commands_drift, commands_learning, commands_records
 from .cli import (
     Data,
     Format,
@@ -32,6 +32,9 @@ from .cli import (
 )
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+Labels = Annotated[
+    bool, typer.Option(help="Counterparties' known frauds; only where the service will learn which were frauds.")
+]
 KnownSince = Annotated[
     str | None,
     typer.Option(
@@ -78,9 +81,7 @@ def run(
     history: Annotated[
         bool, typer.Option(help="Features of the parties' past; not for samples, which have none.")
     ] = True,
-    labels: Annotated[
-        bool, typer.Option(help="Counterparties' fraud rates; only where the service will learn which were frauds.")
-    ] = False,
+    labels: Labels = False,
     champion: Annotated[
         str, typer.Option(help="xgboost (with SMOTE), blend (what earns its place beside it), or auto (the best).")
     ] = "xgboost",
@@ -215,6 +216,7 @@ def compare(
     seed: Seed = 7,
     features: Annotated[str, typer.Option(help="pre: known before authorisation; posted: new balances too.")] = "pre",
     history: Annotated[bool, typer.Option(help="Features of the parties' past.")] = True,
+    labels: Labels = False,
     split: Annotated[str, typer.Option(help="time or random.")] = "time",
     train: Annotated[str | None, typer.Option(help="Days to learn from: 2018-07-25..2018-07-31.")] = None,
     validation: Annotated[
@@ -249,6 +251,7 @@ def compare(
             seed=seed,
             features=features,  # type: ignore[arg-type]  # checked above, as the next two
             history=history,
+            labels=labels,
             split=split,  # type: ignore[arg-type]
             train_range=train,
             validation_range=validation,
@@ -509,6 +512,7 @@ def destroy(
 
 
 commands_records.register(app)
+commands_learning.register(app)
 commands_drift.register(app)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .cli import Json, Keys, one_line, print_result
-from .commands_records import Log, moment, opened_log, read_environment
+from .commands_records import Log, moment, open_log, read_environment
 
 #: Neither done (0) nor failed (1): something drifts.
 DRIFTS = 3
@@ -32,7 +32,7 @@ def drift(
     as_json: Json = False,
 ) -> None:
     """Compare decisions with what their bundle was made of: exit code 3 where something drifts, else 0."""
-    with one_line(), opened_log(log) as opened:
+    with one_line(), open_log(log) as opened:
         from fraud_api_lambda.schemas import now_ms
 
         from . import drift_report

@@ -84,7 +84,7 @@ def _opened(opened: Any) -> Iterator[Any]:
         opened.close()
 
 
-def opened_log(url: str | None) -> Any:
+def open_log(url: str | None) -> Any:
     from fraud_api_lambda.decision_log import open_decision_log
 
     return _opened(open_decision_log(url or read_environment().decision_log_url, budget_ms=_PATIENT_MS))
@@ -108,7 +108,7 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Make a recorded decision once more and compare: exit code 0 where it is equal to the bit, else 1."""
-    with one_line(), opened_log(log) as opened:
+    with one_line(), open_log(log) as opened:
         from dataclasses import asdict
 
         from fraud_api_lambda.schemas import pseudonyms_of
@@ -143,7 +143,7 @@ def rebuild_profiles(
     as_json: Json = False,
 ) -> None:
     """Make all profiles anew from the log, in place of the store's. Into a fresh store, or while nobody writes."""
-    with one_line(), opened_log(log) as opened, _store(store) as target, steps() as progress:
+    with one_line(), open_log(log) as opened, _store(store) as target, steps() as progress:
         from dataclasses import asdict
 
         from .rebuild import rebuild
@@ -163,7 +163,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Take records with their labels out of the log, oldest first."""
-    with one_line(), opened_log(log) as opened, steps() as progress:
+    with one_line(), open_log(log) as opened, steps() as progress:
         from . import records
 
         count = records.export(
@@ -185,7 +185,7 @@ def erase(
     as_json: Json = False,
 ) -> None:
     """Erase one party: every record that names it, its profile, what waits in the outbox."""
-    with one_line(), opened_log(log) as opened, _store(store) as profiles:
+    with one_line(), open_log(log) as opened, _store(store) as profiles:
         from fraud_api_lambda.outbox import open_outbox
         from fraud_api_lambda.schemas import pseudonyms_of
 
@@ -212,7 +212,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Delete the records, with their labels, that are older than so many days."""
-    with one_line(), opened_log(log) as opened:
+    with one_line(), open_log(log) as opened:
         from fraud_api_lambda.errors import SettingsError
         from fraud_api_lambda.schemas import now_ms
 

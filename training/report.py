@@ -316,6 +316,13 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+@contextmanager
+def drawn() -> Iterator[Callable[[Figure], bytes]]:
+    """For other pictures than a report's: within, ours is the style, and what is given makes a figure a PNG."""
+    with _style():
+        yield _png
+
+
 def _log_odds(values: Any) -> Floats:
     clipped = np.clip(np.asarray(values, dtype=np.float64), 1e-9, 1 - 1e-9)
     return np.asarray(np.log10(clipped / (1 - clipped)))

@@ -1,8 +1,7 @@
-"""``GET /drift`` over HTTP and a real log, and the look a day."""
+"""``GET /drift`` over HTTP and a real log."""
 
 import asyncio
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from jsonschema import Draft202012Validator
 from fraud_api_lambda import routes_drift
 from fraud_api_lambda.app import create_app
 from fraud_api_lambda.decision_log import DecisionLog, Page, Search, open_decision_log
-from fraud_api_lambda.drift import WAITED_FOR, Bounds, DriftReport, DriftWatch
+from fraud_api_lambda.drift import WAITED_FOR, Bounds
 from fraud_api_lambda.errors import InvalidRequest
 from fraud_api_lambda.feature_store import open_feature_store
-from fraud_api_lambda.routes_drift import parse_window, seconds_until
+from fraud_api_lambda.routes_drift import parse_window
 from fraud_api_lambda.scoring import FraudScorer
 from tests.conftest import Trained
 from tests.fraud_api_lambda.asgi import Client, source_of, source_without_bundle
@@ -162,35 +161,3 @@ def test_the_window_is_read_as_utc() -> None:
     assert parse_window({"until": "2026-01-02T01:00:00+01:00"}, NOW) == (None, START + DAY)
     with pytest.raises(InvalidRequest):
         parse_window({"since": "2026-01-12"}, NOW)
-
-
-def test_the_daily_look_is_at_three_and_never_twice_in_a_moment() -> None:
-    at = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)
-    assert seconds_until(3, at) == 86_400
-    assert seconds_until(3, at.replace(hour=2, minute=59)) == 60
-    assert seconds_until(3, at.replace(hour=23)) == 4 * 3_600
-
-
-def test_the_daily_look_goes_on_as_long_as_the_app_is_served(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[DriftReport | None] = []
-    enough = threading.Event()
-    run = DriftWatch.run
-
-    def counted(watch: DriftWatch) -> DriftReport | None:
-        looked.append(run(watch))
-        if len(looked) >= 2:
-            enough.set()
-        return looked[-1]
-
-    monkeypatch.setattr(DriftWatch, "run", counted)
-    monkeypatch.setattr(routes_drift, "seconds_until", lambda hour, now: 0.01)
-    app = create_app(service.scorer)
-
-    async def serve() -> None:
-        async with app.router.lifespan_context(app):
-            await asyncio.to_thread(enough.wait, 30)
-
-    asyncio.run(serve())
-    assert len(looked) >= 2
-    assert all(report is not None and "amount" in report.alarms for report in looked)
-    assert service.scorer.metrics.counts()["drift_looks", "drift"] >= 2
