@@ -18,9 +18,9 @@ from fraud_api_lambda.bundle import open_folder, seal
 from fraud_api_lambda.decision_log import DecisionLog, Label, Record, Stored, open_decision_log
 from fraud_api_lambda.drift import (
     Bounds,
+    DriftReport,
     DriftWatch,
     Reference,
-    Report,
     chi_square_above,
     compare,
     ks,
@@ -31,7 +31,7 @@ from fraud_api_lambda.drift import (
     student_beyond,
     variables,
 )
-from fraud_api_lambda.errors import BundleRefused, NotServed
+from fraud_api_lambda.errors import BundleRefused, NotServed, StoreUnavailable
 from fraud_api_lambda.features import Attribute, FeatureSet
 from fraud_api_lambda.metrics import Metrics
 from fraud_api_lambda.model import feature_set
@@ -135,7 +135,7 @@ def decided(made: Mapping[str, Any], labelled_by_ms: int | None = None, **change
 
 def look(
     reference: Reference, made: Mapping[str, Any], due: Any = (), history: int = 90 * DAY, **changes: Any
-) -> Report:
+) -> DriftReport:
     return compare(reference, decided(made, **changes), due, since_ms=START, until_ms=START + DAY, history_ms=history)
 
 
@@ -629,7 +629,7 @@ def test_the_scheduled_look_counts_its_alarms_and_names_them_in_one_line(
     assert lines[0].__dict__["decisions"] == 2_100
 
 
-def test_a_scheduled_look_that_fails_says_why_and_ends_nothing(
+def test_a_scheduled_look_that_fails_is_counted_and_says_why(
     filled: DecisionLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("fraud").propagate = True
@@ -638,7 +638,8 @@ def test_a_scheduled_look_that_fails_says_why_and_ends_nothing(
     assert DriftWatch(filled, lambda: None, metrics, lambda: NOW).run() is None
     (tmp_path / "file").write_text("")
     broken = open_decision_log(f"sqlite:///{tmp_path}/file/decisions.db")
-    assert watch(broken, tmp_path / "again", metrics).run() is None
+    with pytest.raises(StoreUnavailable):  # whoever keeps the schedule tries again
+        watch(broken, tmp_path / "again", metrics).run()
     assert metrics.counts()["drift_looks", "failed"] == 3
     assert metrics.counts()["drift_alarms",] == 0
     reasons = [record.__dict__["reason"] for record in caplog.records if record.name == "fraud.drift"]
