@@ -35,6 +35,7 @@ from fraud_api_lambda.errors import BundleRefused, NotServed, StoreUnavailable
 from fraud_api_lambda.features import Attribute, FeatureSet
 from fraud_api_lambda.metrics import Metrics
 from fraud_api_lambda.model import feature_set
+from tests.fraud_api_lambda.lines import Lines
 from tests.fraud_api_lambda.making import KEY, TRUSTED, small_files, small_forest, small_manifest
 
 HOUR, DAY = 3_600_000, 86_400_000
@@ -615,18 +616,16 @@ def watch(log: DecisionLog, folder: Path, metrics: Metrics, told: bytes | None =
 
 
 def test_the_scheduled_look_counts_its_alarms_and_names_them_in_one_line(
-    filled: DecisionLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    filled: DecisionLog, tmp_path: Path, lines: Lines
 ) -> None:
     metrics = Metrics()
-    caplog.set_level(logging.INFO, logger="fraud.drift")
-    logging.getLogger("fraud").propagate = True
     assert watch(filled, tmp_path, metrics).run() is not None
     assert metrics.counts()["drift_looks", "drift"] == 1
     assert metrics.counts()["drift_alarms",] == 1
-    lines = [record for record in caplog.records if record.name == "fraud.drift"]
-    assert [(line.getMessage(), line.levelname) for line in lines] == [("drift", "WARNING")]
-    assert lines[0].__dict__["alarms"] == ["amount"]
-    assert lines[0].__dict__["decisions"] == 2_100
+    (line,) = lines.of("drift")
+    assert line["level"] == "WARNING"
+    assert line["alarms"] == ["amount"]
+    assert line["decisions"] == 2_100
 
 
 def test_a_scheduled_look_that_fails_is_counted_and_says_why(
