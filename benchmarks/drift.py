@@ -198,6 +198,7 @@ INJECTED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "amounts in cents": (_scaled("amount", 100.0), ("amount",)),
     "balances in cents": (_scaled("oldbalanceOrg", 100.0), ("oldbalance_orig",)),
     "30 % of balances lost": (_lost(0.3, "oldbalanceOrg", "newbalanceOrig"), ("oldbalance_orig",)),
+    "30 % of places lost": (_lost(0.3, "lat", "long"), ("latitude", "longitude")),
     "20 % of places lost": (_lost(0.2, "lat", "long"), ("latitude", "longitude")),
     "20 % of places in a new city": (_elsewhere, ("latitude", "longitude")),
     "clocks six hours slow": (_earlier, ("hour_of_day",)),

@@ -447,6 +447,8 @@ def test_the_parties_past_is_not_judged_while_the_log_is_young(reference: Refere
         "young", "young", "young", "quiet",
     ]  # fmt: skip
     assert set(look(reference, made, history=30 * DAY).alarms) == {"amount", "count_24h", "score"}
+    without = replace(reference, features=tuple(own for own in reference.features if own.variable.source != "history"))
+    assert set(look(without, made, history=DAY).alarms) == {"amount", "score"}
 
 
 @pytest.mark.parametrize(
