@@ -41,6 +41,7 @@ from .schemas import (
     now_ms,
     pack_event,
     parse_transaction,
+    same_money,
     to_event,
     unpack_event,
 )
@@ -296,15 +297,21 @@ class FraudScorer:
             return None  # as far as can be known at no cost
         return None if data is None else unpack_record(data)
 
-    def _serving(self, transaction: Transaction) -> tuple[Served | None, RuleSet]:
-        """Whose model answers: the same one for a customer every time, unless the challenger's share shrinks."""
+    def _serving(self, case: _Case) -> tuple[Served | None, RuleSet]:
+        """Whose model answers: the same one for a customer every time, unless the challenger's share shrinks.
+
+        A challenger that counts in another currency answers nobody: the profiles are in the champion's.
+        """
         champion, rules = self.source.current()
         if self.challenger is None:
             return champion, rules
         challenger, own = self.challenger.current()
         if challenger is None or not challenger.bundle.share:
             return champion, rules
-        who = transaction.customer_id or transaction.transaction_id or ""
+        if champion is not None and not same_money(champion.model.rates, challenger.model.rates):
+            return champion, rules
+        sent = case.transaction
+        who = sent.customer_id or sent.transaction_id or case.digest.hex()  # or all who name nobody would be one
         # Salted with the version, so that it is not the same customers who try every challenger.
         number = hashlib.blake2b(f"{challenger.version}/{who}".encode(), digest_size=8).digest()
         mine = int.from_bytes(number, "little") % 100 < challenger.bundle.share
@@ -320,7 +327,7 @@ class FraudScorer:
                 # One that is refused holds no id: the next with the same is judged.
                 case.first = firsts.get(name)
             if case.answer is None and case.first is None:
-                served, rules = self._serving(case.transaction)
+                served, rules = self._serving(case)
                 rates = served.model.rates if served else WITHOUT_BUNDLE_RATES
                 features = served.model.features if served else _WITHOUT_BUNDLE
                 try:
