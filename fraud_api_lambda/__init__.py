@@ -2,17 +2,21 @@
 
 A guided tour, in reading order:
 
-1. ``handler``    the entries: Lambda's HTTP handler and the ASGI app that uvicorn serves; it only maps.
-2. ``bootstrap``  the composition root: settings -> model source, rules -> scorer -> app.
-3. ``app``        the HTTP contract: routes, and the one table that turns an error into problem+json.
-4. ``scoring``    THE HUB: ``FraudScorer.score(transaction) -> Decision``, one step a line.
-5. ``reload``     keeps the served bundle fresh: verify, swap, keep the last good one.
-6. ``model``      forests as flat arrays -> calibrated probability and exact reasons.
-7. ``rules``      rules as data (CEL) and ``decide``, the decision policy.
-8. ``bundle``     what is sealed, signed, published and opened.
-9. ``features``   what the model sees: the same functions run here and in training's replay.
-10. ``schemas``   Transaction and Decision, and the boundary: minor units, UTC.
-11. ``settings``, ``errors``  the environment read once; the error tree.
+1. ``handler``    the entries: HTTP, queue and schedule on Lambda, the ASGI app that uvicorn serves; it only maps.
+2. ``bootstrap``  the composition root: settings -> stores, bundle, rules -> scorer -> app.
+3. ``app``, ``routes_*``  the HTTP contract, and the one table that turns an error into problem+json.
+4. ``access``     keys, roles, rate limit.
+5. ``scoring``    THE HUB: a transaction in, a recorded decision out, one step a line; labels.
+6. ``history``, ``feature_store``  the parties' past: read once, changed, swapped.
+7. ``judge``      pure: features -> probability, lists, rules, policy, exact reasons; a record is judged again alike.
+8. ``decision_log``, ``outbox``  every decision once; what could not be written, or is to be sent, until it is.
+9. ``alerts``, ``stream``  where the outbox goes: signed webhooks, Kafka.
+10. ``reload``, ``shadow``  keeps bundle and rules fresh; a challenger beside the champion.
+11. ``backtest``, ``drift``, ``daily``  another policy on recorded decisions; what has changed; what is done every day.
+12. ``model``, ``rules``, ``bundle``  forests as flat arrays; rules as data (CEL); what is sealed, signed and opened.
+13. ``features``, ``profiles``  what the model sees: the same functions run here and in training's replay.
+14. ``schemas``   Transaction and Decision, and the boundary: minor units, UTC, pseudonyms.
+15. ``metrics``, ``settings``, ``errors``  what is counted; the environment read once; the error tree.
 
 Importing this package does no I/O; only ``handler`` reads the environment and opens the bundle.
 """

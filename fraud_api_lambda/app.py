@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import __version__
 from .access import Access, Guard, GuardedRoute, Me, describe_caller, document_access
+from .daily import Daily
 from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, StoreUnavailable
 from .metrics import Metrics
 from .outbox import Kind, Sink
@@ -85,10 +86,11 @@ def create_app(
     cors_origins: Sequence[str] = (),
     guard: Guard | None = None,
     sinks: Mapping[Kind, Sink] | None = None,
+    retention_days: int | None = None,
     scraped: bool = True,
 ) -> FastAPI:
     """The application around a scorer. Does no I/O; while it is served, tasks beside it look for new bundles, drain the
-    outbox into ``sinks`` (the scorer's own where None) and judge with the challenger.
+    outbox into ``sinks`` (the scorer's own where None), judge with the challenger and do what is due once a day.
 
     Without a ``guard``, programs on this machine may do everything. ``scraped``: whether /metrics has them.
     """
@@ -111,8 +113,11 @@ def create_app(
             drain.start()
         if scorer.shadow is not None:
             scorer.shadow.start()
+        daily = app.state.daily
+        daily.start()
         yield
         watching.cancel()
+        await asyncio.to_thread(daily.stop)
         if scorer.shadow is not None:
             scorer.shadow.stop()
         if drain is not None:
@@ -130,6 +135,7 @@ def create_app(
     )
     app.state.scorer = scorer
     app.state.sinks = scorer.sinks if sinks is None else sinks
+    app.state.daily = Daily(scorer, retention_days=retention_days)
     app.router.route_class = GuardedRoute
     # Not under "model": FastAPI would say application/json. The schema itself comes with the batch's answer.
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}

@@ -95,7 +95,14 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         behind_gateway=on_aws,
         origins=settings.cors_origins,
     )
-    return create_app(scorer, cors_origins=settings.cors_origins, guard=guard, sinks=sinks, scraped=not on_aws)
+    return create_app(
+        scorer,
+        cors_origins=settings.cors_origins,
+        guard=guard,
+        sinks=sinks,
+        retention_days=settings.retention_days,
+        scraped=not on_aws,
+    )
 
 
 def _secret(setting: str | None, name: str) -> str:

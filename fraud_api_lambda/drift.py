@@ -348,7 +348,8 @@ def psi(reference: Floats, counts: Floats, rows: float | None = None) -> float:
     """Population stability index of ``counts`` against ``reference``, both (bins,): sum of (p - q) ln(p / q).
 
     ``rows``: how many the reference's counts are worth, where they are weighted. Half a row in each bin of the
-    reference, and one row spread like it among the counts, keep a bin that only one of them has finite, without moving equal shares apart.
+    reference, and one row spread like it among the counts, keep a bin that only one of them has finite, without moving
+    equal shares apart.
     """
     rows = float(reference.sum()) if rows is None else rows
     there = (reference > 0) | (counts > 0)

@@ -17,8 +17,7 @@ from .app import MAX_BODY
 from .bootstrap import build
 from .errors import RequestError, RequestTooLarge
 from .metrics import emit_emf, prepare_emf
-from .profiles import DAY_MS
-from .routes_records import gauges, summarize
+from .routes_records import gauges
 from .schemas import parse_json
 from .scoring import FraudScorer
 from .settings import read_settings
@@ -124,25 +123,19 @@ def queue_handler(app: FastAPI) -> Any:
     return queue
 
 
-def schedule_handler(app: FastAPI, retention_days: int | None = None) -> Any:
-    """A Lambda entry around ``app`` for the daily events ``{"task": "summary"}`` and ``{"task": "retention"}``.
+def schedule_handler(app: FastAPI) -> Any:
+    """A Lambda entry around ``app`` for the daily events such as ``{"task": "summary"}``: what ``daily`` names.
 
-    ``summary`` writes the sums of the day before into the service's log; ``retention`` deletes the decisions that
-    arrived more than ``retention_days`` ago. Raises ``StoreUnavailable``: Lambda then tries twice more.
+    Raises ``StoreUnavailable``: Lambda then tries twice more.
     """
     scorer: FraudScorer = app.state.scorer
 
     def schedule(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        scorer.refresh_if_due()
         task = event.get("task") if isinstance(event, dict) else None
-        today = scorer.clock() // DAY_MS
-        if task == "summary":
-            summarize(scorer, today - 1)
-            return {"task": task}
-        if task == "retention":
-            deleted = 0 if retention_days is None else scorer.decisions.forget((today - retention_days) * DAY_MS)
-            log.info("old decisions deleted", extra={"deleted": deleted})
-            return {"task": task, "deleted": deleted}
-        raise ValueError("Not a task of this entry. Choices are: summary, retention.")
+        answer: dict[str, Any] = app.state.daily.run(task if isinstance(task, str) else "")
+        emit_emf(scorer.metrics, gauges(scorer))
+        return answer
 
     return schedule
 
@@ -154,7 +147,7 @@ if _ON_AWS:
     prepare_emf()
 handler = lambda_handler(app)
 queue = queue_handler(app)
-schedule = schedule_handler(app, _SETTINGS.retention_days)
+schedule = schedule_handler(app)
 
 
 def work(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -1,16 +1,13 @@
-"""The route that shows drift, and the look that is taken every day where the process lives on."""
+"""The route that shows drift."""
 
 import asyncio
-import contextlib
 import re
 import threading
-from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from pydantic import TypeAdapter
-from starlette.types import Lifespan
 
 from .drift import DriftWatch, Report
 from .errors import FieldError, InvalidRequest, NotReached, StoreUnavailable, TooManyRequests
@@ -19,8 +16,6 @@ from .schemas import parse_rfc3339
 from .scoring import FraudScorer
 from .web import json_response, query_parameters, read_query
 
-#: When the daily look is taken, UTC: most labels of the day before are in, and few people are about.
-HOUR: Final = 3
 #: A window that is asked for is at most so long.
 MAX_DAYS: Final = 400
 
@@ -47,9 +42,8 @@ def watch_of(scorer: FraudScorer) -> DriftWatch:
 
 
 def add_drift(app: FastAPI, scorer: FraudScorer) -> None:
-    """Add ``GET /drift`` to ``app``, and to its lifespan a look a day."""
+    """Add ``GET /drift`` to ``app``."""
     watch = watch_of(scorer)
-    app.router.lifespan_context = _looking(app.router.lifespan_context, watch)
     looking = threading.Lock()
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     problems: dict[int | str, dict[str, Any]] = {
@@ -99,27 +93,3 @@ def parse_window(values: Mapping[str, str], now_ms: int) -> tuple[int | None, in
     if problems:
         raise InvalidRequest("The query is not valid.", tuple(problems))
     return since, until
-
-
-def _looking(lifespan: Lifespan[Any], watch: DriftWatch) -> Lifespan[Any]:
-    """The app's lifespan, with a look a day beside it."""
-
-    async def daily() -> None:
-        while True:
-            await asyncio.sleep(seconds_until(HOUR, datetime.now(UTC)))
-            await asyncio.to_thread(watch.run)
-
-    @contextlib.asynccontextmanager
-    async def looked(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
-        looking = asyncio.create_task(daily())
-        async with lifespan(app) as state:
-            yield state
-        looking.cancel()
-
-    return looked  # type: ignore[return-value]  # Lifespan is a union of with and without a state
-
-
-def seconds_until(hour: int, now: datetime) -> float:
-    """Until it is that hour of the day for the next time; never 0."""
-    then = now.replace(hour=hour, minute=0, second=0, microsecond=0)
-    return (then - now).total_seconds() if then > now else (then + timedelta(days=1) - now).total_seconds()

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -180,7 +180,7 @@ _SUMMED: dict[str, tuple[str, dict[str, Any]]] = {
 def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> None:
     """Add the routes to ``app``. ``scraped`` false: metrics go elsewhere, and ``/metrics`` says so (404)."""
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="records")
-    app.router.lifespan_context = _around(app.router.lifespan_context, scorer, threads)
+    app.router.lifespan_context = _around(app.router.lifespan_context, threads)
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     invalid: dict[int | str, dict[str, Any]] = {422: {"description": "The request is not valid.", "content": content}}
     missing: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such one.", "content": content}}
@@ -291,31 +291,16 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         return Response(text, headers={"Content-Type": content_type})
 
 
-def _around(lifespan: Lifespan[Any], scorer: FraudScorer, threads: ThreadPoolExecutor) -> Lifespan[Any]:
-    """The app's lifespan, and within it the days' lines; after it the threads end."""
+def _around(lifespan: Lifespan[Any], threads: ThreadPoolExecutor) -> Lifespan[Any]:
+    """The app's lifespan; after it the threads end."""
 
     @contextlib.asynccontextmanager
     async def around(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
-        summing = asyncio.create_task(sum_up_days(scorer, threads))
         async with lifespan(app) as state:
             yield state
-        summing.cancel()
         threads.shutdown(wait=False, cancel_futures=True)
 
     return around  # type: ignore[return-value]  # Lifespan is a union of with and without a state
-
-
-async def sum_up_days(scorer: FraudScorer, threads: Executor, *, pause_s: float = 60.0) -> None:
-    """Write each day's line once it is over, for ever; a log that does not answer is asked again after a pause."""
-    day = scorer.clock() // profiles.DAY_MS
-    while True:
-        await asyncio.sleep(pause_s)
-        while day < scorer.clock() // profiles.DAY_MS:
-            try:
-                await asyncio.get_running_loop().run_in_executor(threads, summarize, scorer, day)
-            except StoreUnavailable:
-                break
-            day += 1
 
 
 def known_as(scorer: FraudScorer, asked: str) -> str:

@@ -5,6 +5,7 @@ what finds it full is passed over and counted: an answer neither waits for it no
 that outlives an answer (Lambda), the schedule judges again from the log what the queue would have held.
 """
 
+import json
 import logging
 import queue
 import threading
@@ -13,9 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .decision_log import Record
 from .judge import Terms, columns_of, judge, score_row
-from .reload import ModelSource
-from .schemas import Decision, Event
+from .reload import ModelSource, Served
+from .rules import RuleSet
+from .schemas import DECISION, Decision, Event, unpack_event
 from .settings import Outcome
 
 log = logging.getLogger("fraud.shadow")
@@ -61,6 +64,38 @@ class Disagreement:
                 for (given, instead), n in sorted(self.by_outcome.items())
             ],
         }
+
+
+def judge_recorded(
+    record: Record,
+    served: Served,
+    rules: RuleSet,
+    found: dict[str | None, Disagreement],
+    *,
+    without_model: Outcome = "review",
+) -> None:
+    """Judge a recorded decision again with a challenger, and add it to what was ``found``, by the model that made it.
+
+    A test input, a decision of the challenger's own and one that it cannot judge are not ``judged``.
+    """
+    given = DECISION.validate_json(record.answer)
+    if record.test or given.model_version == served.version:
+        return
+    each = found.setdefault(given.model_version, Disagreement(given.model_version, served.version))
+    document = json.loads(record.document)
+    try:
+        each.add(given, _instead(served, rules, unpack_event(document["event"]), document["features"], without_model))
+    except Exception:
+        log.exception("the challenger failed")
+        each.failed += 1
+
+
+def _instead(
+    served: Served, rules: RuleSet, event: Event, features: Mapping[str, float], without_model: Outcome
+) -> Decision:
+    columns = columns_of(served.model.features, event, features)
+    scored = score_row(served.model, columns)
+    return judge(served.model, rules, event, columns, scored, Terms(without_model, explain=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +169,6 @@ class Shadow:
             if found is None or (found.champion, found.challenger) != (champion, served.version):
                 found = self._found = Disagreement(champion, served.version)
                 self._passed_over = 0
-        columns = columns_of(served.model.features, given.event, given.features)
-        scored = score_row(served.model, columns)
-        instead = judge(served.model, rules, given.event, columns, scored, Terms(self._without_model, explain=False))
+        instead = _instead(served, rules, given.event, given.features, self._without_model)
         with self._lock:
             found.add(given.decision, instead)

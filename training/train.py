@@ -174,6 +174,10 @@ def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = la
         fit = _blended(data, parts.train, parts.validation, options, fit, stage)
         for trial in fit.trials:
             progress(str(trial))
+        beside = ", ".join(trial.name for trial in fit.trials if trial.shipped)
+        for row in ablation:
+            if beside and row["chosen"]:
+                row["note"] = f"served as a sum with {beside}; its figures here are those without"
     progress("evaluating through the sealed bundle")
     manifest = _manifest(fit, data, options, parts, search, stage)
     facts = {**manifest.training, "rules": {hit.id: hit.told for hit in judged}}  # for the model card, too
@@ -429,6 +433,8 @@ def search_candidates(
         rows, cut = train if options.split == "time" else rng.permutation(train), int(0.8 * len(train))
     if len(rows) > tuning.ROWS:  # every fraud stays; legitimate rows are thinned evenly
         keep = (rng.random(len(rows)) < tuning.ROWS / len(rows)) | (data.labels[rows] == 1)
+        if stage is not None:
+            keep[cut:] = True  # what a rehearsal judges, it judges whole
         cut = int(keep[:cut].sum()) if stage is not None else int(0.8 * keep.sum())
         rows = rows[keep]
     X, y = data.take(rows)

@@ -40,7 +40,8 @@ def expanded(template: dict[str, Any]) -> dict[str, Any]:
             return {}
 
     source = copy.deepcopy(template)
-    source["Resources"]["FraudFunction"]["Properties"]["ImageUri"] = IMAGE
+    for name in ("FraudFunction", "FraudWorker"):
+        source["Resources"][name]["Properties"]["ImageUri"] = IMAGE
     before = os.environ.get("AWS_DEFAULT_REGION")
     os.environ["AWS_DEFAULT_REGION"] = REGION
     try:
@@ -111,6 +112,8 @@ def deploy(aws: str, expanded: Mapping[str, Any]) -> Callable[..., dict[str, str
             outputs["ApiUrl"] = {"Value": api_url}
             outputs["ApiKeyId"] = {"Value": key["id"]}
             outputs["FunctionName"] = {"Value": "fraud-function"}
+            for output in ("WorkerName", "TransactionsQueueUrl", "DecisionsTable", "DeadLetterQueueUrls"):
+                outputs[output] = {"Value": "not made here"}
         body = json.dumps({"Parameters": expanded["Parameters"], "Resources": resources, "Outputs": outputs})
         change = client.update_stack if name in stacks else client.create_stack
         change(StackName=name, TemplateBody=body, Tags=[{"Key": k, "Value": v} for k, v in (tags or {}).items()])

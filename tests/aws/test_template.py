@@ -41,9 +41,14 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def statements(template: Template) -> dict[str, Any]:
-    policies = only(template, "AWS::IAM::Role")["Properties"]["Policies"]
-    return {item["Sid"]: item for policy in policies for item in policy["PolicyDocument"]["Statement"]}
+def statements(template: Template, role: str = "FraudFunctionRole") -> dict[str, Any]:
+    """What a role may do: its own policies, and the one that both roles have."""
+    shared = only(template, "AWS::IAM::Policy")["Properties"]
+    assert {"Ref": role} in shared["Roles"]
+    policies = [*template["Resources"][role]["Properties"]["Policies"], shared]
+    found = [item for policy in policies for item in policy["PolicyDocument"]["Statement"]]
+    assert len({item["Sid"] for item in found}) == len(found)
+    return {item["Sid"]: item for item in found}
 
 
 def methods(template: Template) -> Iterator[tuple[str, str, Any]]:
@@ -53,12 +58,16 @@ def methods(template: Template) -> Iterator[tuple[str, str, Any]]:
             yield path, method, operation
 
 
-def function(template: Template) -> Any:
-    return only(template, "AWS::Lambda::Function")["Properties"]
+ROLES = {"FraudFunction": "FraudFunctionRole", "FraudWorker": "FraudWorkerRole"}
 
 
-def environment(template: Template) -> Any:
-    return function(template)["Environment"]["Variables"]
+def function(template: Template, name: str = "FraudFunction") -> Any:
+    assert of_type(template, "AWS::Lambda::Function").keys() == ROLES.keys()
+    return template["Resources"][name]["Properties"]
+
+
+def environment(template: Template, name: str = "FraudFunction") -> Any:
+    return function(template, name)["Environment"]["Variables"]
 
 
 # --- the API ---------------------------------------------------------------------------------------------------------
@@ -165,6 +174,8 @@ def test_unknown_paths_reach_the_service_and_get_its_own_404(expanded: Template)
 
 def test_only_this_api_may_call_the_function(expanded: Template) -> None:
     for permission in of_type(expanded, "AWS::Lambda::Permission").values():
+        if permission["Properties"]["FunctionName"] != {"Ref": "FraudFunction"}:
+            continue
         pattern, names = permission["Properties"]["SourceArn"]["Fn::Sub"]
         assert permission["Properties"]["Principal"] == "apigateway.amazonaws.com"
         assert "${__ApiId__}" in pattern
@@ -217,25 +228,35 @@ def test_one_row_is_scored_by_one_thread(expanded: Template) -> None:
 def test_every_setting_of_the_function_is_one_that_the_service_knows(expanded: Template) -> None:
     from fraud_api_lambda.settings import read_settings
 
+    made = {"ModelBucket": "bucket", "ModelPublicKeys": "CFN-keys", "RulesUrl": "rules/current.yaml"}
+    made |= {"Profiles": "profiles", "Decisions": "decisions", "Outbox.QueueName": "outbox.fifo"}
+    made |= {f"{name}Parameter": f"/fraud/{name}" for name in ("ApiKeys", "PseudonymKey", "Webhooks")}
+
     def value(node: Any) -> str:
         if isinstance(node, Mapping) and "Ref" in node:
             return str(expanded["Parameters"][node["Ref"]]["Default"])
         if isinstance(node, Mapping) and "Fn::If" in node:
             return value(node["Fn::If"][1])
         if isinstance(node, Mapping):
-            return (
-                str(node["Fn::Sub"])
-                .replace("${ModelBucket}", "bucket")
-                .replace("${ModelPublicKeys}", "CFN-keys")
-                .replace("${RulesUrl}", "rules/current.yaml")
-            )
+            return re.sub(r"\$\{([^}]+)\}", lambda found: made[found[1]], str(node["Fn::Sub"]))
         return str(node)
 
-    settings = read_settings({name: value(node) for name, node in environment(expanded).items()})
-    assert settings.model_url == "s3://bucket/models/current"
-    assert settings.model_public_keys == "ssm:CFN-keys"
-    assert settings.rules_url == "s3://bucket/rules/current.yaml"
-    assert settings.without_model == "review"
+    for name in ROLES:
+        settings = read_settings({name: value(node) for name, node in environment(expanded, name).items()})
+        assert settings.model_url == "s3://bucket/models/current"
+        assert settings.model_public_keys == "ssm:CFN-keys"
+        assert settings.rules_url == "s3://bucket/rules/current.yaml"
+        assert settings.without_model == "review"
+        assert settings.feature_store_url == "dynamodb://profiles"
+        assert settings.decision_log_url == "dynamodb://decisions"
+        assert settings.outbox_url == "sqs://outbox.fifo"
+        assert settings.retention_days == expanded["Parameters"]["RetentionDays"]["Default"]
+        assert settings.api_keys == "ssm:/fraud/ApiKeys"
+        assert settings.pseudonym_key == "ssm:/fraud/PseudonymKey"
+        assert settings.webhooks == "ssm:/fraud/Webhooks"
+        assert settings.deadline_ms == {"FraudFunction": 250, "FraudWorker": 2000}[name]
+        # Nobody hears the worker's answer: a decision that is recorded nowhere would be lost with it.
+        assert settings.on_log_failure == {"FraudFunction": "review", "FraudWorker": "refuse"}[name]
 
 
 @pytest.mark.parametrize(("parameter", "setting"), [("WithoutModel", "Outcome"), ("LogLevel", "LogLevel")])
@@ -264,51 +285,202 @@ def test_no_secret_stands_in_the_template(expanded: Template) -> None:
 
 def test_the_log_group_is_the_functions_and_forgets_after_some_days(expanded: Template) -> None:
     groups = of_type(expanded, "AWS::Logs::LogGroup")
-    assert function(expanded)["LoggingConfig"]["LogGroup"]["Ref"] in groups
-    assert only(expanded, "AWS::Logs::LogGroup")["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+    assert {function(expanded, name)["LoggingConfig"]["LogGroup"]["Ref"] for name in ROLES} == groups.keys()
+    for group in groups.values():
+        assert group["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
     assert expanded["Parameters"]["LogRetentionDays"]["Default"] == 30
 
 
 # --- rights ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_function_may_do_six_things_and_nothing_else(expanded: Template) -> None:
+#: What judging a transaction takes.
+SCORING = {
+    "ReadBundles": ["s3:GetObject"],
+    "ReadRules": ["s3:GetObject"],
+    "TellMissingFromRefused": ["s3:ListBucket"],
+    "ReadParameters": ["ssm:GetParameter"],
+    "RememberParties": ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:PutItem"],
+    "RecordDecisions": [
+        *("dynamodb:BatchGetItem", "dynamodb:ConditionCheckItem", "dynamodb:GetItem", "dynamodb:PutItem"),
+        *("dynamodb:Query", "dynamodb:UpdateItem"),
+    ],
+    "ListDecisions": ["dynamodb:Query"],
+    "PutIntoOutbox": ["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"],
+    "WriteOwnLog": ["logs:CreateLogStream", "logs:PutLogEvents"],
+}
+
+
+def test_the_function_may_do_nine_things_and_nothing_else(expanded: Template) -> None:
     actions = {sid: sorted(as_list(item["Action"])) for sid, item in statements(expanded).items()}
+    assert actions == SCORING
+
+
+def test_the_worker_may_take_from_its_queues_and_forget_decisions_as_well(expanded: Template) -> None:
+    may = statements(expanded, "FraudWorkerRole")
+    actions = {sid: sorted(as_list(item["Action"])) for sid, item in may.items()}
     assert actions == {
-        "ReadBundles": ["s3:GetObject"],
-        "ReadRules": ["s3:GetObject"],
-        "TellMissingFromRefused": ["s3:ListBucket"],
-        "ReadPublicKeys": ["ssm:GetParameter"],
-        "RememberParties": ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:PutItem"],
-        "WriteOwnLog": ["logs:CreateLogStream", "logs:PutLogEvents"],
+        **SCORING,
+        "TakeFromQueues": [
+            *("sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"),
+        ],
+        "LayAside": ["sqs:GetQueueUrl", "sqs:SendMessage"],
+        "ForgetDecisions": ["dynamodb:DeleteItem"],
     }
+    assert may["TakeFromQueues"]["Resource"] == [{"Fn::GetAtt": [name, "Arn"]} for name in ("Transactions", "Outbox")]
+    assert may["LayAside"]["Resource"] == {"Fn::GetAtt": ["OutboxDead", "Arn"]}
+    assert may["ForgetDecisions"]["Resource"] == {"Fn::GetAtt": ["Decisions", "Arn"]}
 
 
-def test_no_statement_of_the_role_has_a_star_for_an_action_or_a_resource(expanded: Template) -> None:
-    for statement in statements(expanded).values():
+@pytest.mark.parametrize("role", ROLES.values())
+def test_no_statement_of_a_role_has_a_star_for_an_action_or_a_resource(expanded: Template, role: str) -> None:
+    for statement in statements(expanded, role).values():
         assert statement["Effect"] == "Allow"
         assert not any("*" in action for action in as_list(statement["Action"]))
         assert "*" not in as_list(statement["Resource"])
 
 
-def test_no_managed_policy_widens_the_role(expanded: Template) -> None:
-    assert "ManagedPolicyArns" not in only(expanded, "AWS::IAM::Role")["Properties"]
+def test_no_managed_policy_widens_a_role(expanded: Template) -> None:
+    roles = of_type(expanded, "AWS::IAM::Role")
+    assert roles.keys() == set(ROLES.values())
+    assert not any("ManagedPolicyArns" in role["Properties"] for role in roles.values())
+    for name, role in ROLES.items():
+        assert function(expanded, name)["Role"] == {"Fn::GetAtt": [role, "Arn"]}
+        assert as_list(expanded["Resources"][name]["DependsOn"]) == ["ScoringRights"], "no call before its rights"
 
 
-def test_profiles_lie_in_a_table_whose_rows_expire_within_the_free_units(expanded: Template) -> None:
-    table = only(expanded, "AWS::DynamoDB::Table")["Properties"]
+def test_profiles_lie_in_a_table_whose_rows_expire(expanded: Template) -> None:
+    table = expanded["Resources"]["Profiles"]["Properties"]
     assert "TableName" not in table
     assert table["KeySchema"] == [{"AttributeName": "party", "KeyType": "HASH"}]
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
     assert table["BillingMode"] == "PROVISIONED"
-    for name in ("ProfileReadUnits", "ProfileWriteUnits"):
-        assert expanded["Parameters"][name]["Default"] <= 25
     assert environment(expanded)["FRAUD_FEATURE_STORE_URL"] == {"Fn::Sub": "dynamodb://${Profiles}"}
 
 
-def test_only_lambda_takes_the_role_on(expanded: Template) -> None:
-    trust = only(expanded, "AWS::IAM::Role")["Properties"]["AssumeRolePolicyDocument"]["Statement"]
-    assert [item["Principal"] for item in trust] == [{"Service": "lambda.amazonaws.com"}]
+def test_decisions_lie_in_a_table_whose_items_expire(expanded: Template) -> None:
+    table = expanded["Resources"]["Decisions"]["Properties"]
+    assert "TableName" not in table
+    assert table["KeySchema"] == [
+        {"AttributeName": "pk", "KeyType": "HASH"},
+        {"AttributeName": "sk", "KeyType": "RANGE"},
+    ]
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    keys = {key["AttributeName"] for index in table["GlobalSecondaryIndexes"] for key in index["KeySchema"]}
+    assert {item["AttributeName"] for item in table["AttributeDefinitions"]} == keys | {"pk", "sk"}
+
+
+def test_the_function_may_query_each_index_by_its_name(expanded: Template) -> None:
+    indexes = expanded["Resources"]["Decisions"]["Properties"]["GlobalSecondaryIndexes"]
+    allowed = statements(expanded)["ListDecisions"]["Resource"]
+    assert allowed == [{"Fn::Sub": f"${{Decisions.Arn}}/index/{index['IndexName']}"} for index in indexes]
+
+
+@pytest.mark.parametrize("unit", ["ReadCapacityUnits", "WriteCapacityUnits"])
+def test_all_tables_and_indexes_together_are_within_the_25_free_units(expanded: Template, unit: str) -> None:
+    def units(given: Any) -> int:
+        return int(expanded["Parameters"][given["Ref"]]["Default"] if isinstance(given, Mapping) else given)
+
+    found = [
+        units(node["ProvisionedThroughput"][unit])
+        for _, node in walk(of_type(expanded, "AWS::DynamoDB::Table"))
+        if isinstance(node, Mapping) and "ProvisionedThroughput" in node
+    ]
+    assert len(found) == 2 + 6
+    assert sum(found) == 25
+
+
+def test_an_index_that_holds_every_decision_is_no_slower_than_a_decision_a_write_unit_of_the_others(
+    expanded: Template,
+) -> None:
+    """An index that is throttled throttles the table: the three that most decisions go into have one and the same."""
+    indexes = expanded["Resources"]["Decisions"]["Properties"]["GlobalSecondaryIndexes"]
+    units = {index["IndexName"]: index["ProvisionedThroughput"]["WriteCapacityUnits"] for index in indexes}
+    for name in ("by_time", "by_customer", "by_counterparty"):
+        assert units[name] == {"Ref": "IndexWriteUnits"}
+    default = expanded["Parameters"]
+    assert default["DecisionWriteUnits"]["Default"] > default["IndexWriteUnits"]["Default"], "an alert takes two"
+
+
+# --- the queues ------------------------------------------------------------------------------------------------------
+
+
+def test_every_queue_is_encrypted_keeps_for_two_weeks_and_has_or_is_a_dead_letter_queue(expanded: Template) -> None:
+    queues = of_type(expanded, "AWS::SQS::Queue")
+    assert queues.keys() == {"Outbox", "OutboxDead", "Transactions", "TransactionsDead"}
+    for name, queue in queues.items():
+        properties = queue["Properties"]
+        assert properties["SqsManagedSseEnabled"] is True
+        assert properties["MessageRetentionPeriod"] == 14 * 86_400
+        assert properties.get("FifoQueue", False) is name.startswith("Outbox")
+        if not name.endswith("Dead"):
+            assert properties["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": [f"{name}Dead", "Arn"]}
+            assert properties["VisibilityTimeout"] == 6 * function(expanded, "FraudWorker")["Timeout"]
+
+
+def test_the_outbox_rides_out_a_day_and_a_transaction_half_an_hour(expanded: Template) -> None:
+    def hours(name: str) -> float:
+        queue = expanded["Resources"][name]["Properties"]
+        return queue["RedrivePolicy"]["maxReceiveCount"] * queue["VisibilityTimeout"] / 3600
+
+    assert hours("Outbox") == 24
+    assert hours("Transactions") == 0.5
+
+
+def test_the_worker_takes_from_both_queues_and_tells_which_messages_failed(expanded: Template) -> None:
+    sources = [item["Properties"] for item in of_type(expanded, "AWS::Lambda::EventSourceMapping").values()]
+    assert {item["EventSourceArn"]["Fn::GetAtt"][0] for item in sources} == {"Transactions", "Outbox"}
+    for item in sources:
+        assert item["FunctionName"] == {"Ref": "FraudWorker"}
+        assert item["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        assert item["BatchSize"] <= 10, "all that a FIFO queue hands over"
+        assert item["ScalingConfig"] == {"MaximumConcurrency": 2}
+
+
+def test_the_worker_is_the_same_image_with_another_entry(expanded: Template, template: Template) -> None:
+    from fraud_api_lambda import handler
+
+    assert template["Resources"]["FraudWorker"]["Metadata"] == template["Resources"]["FraudFunction"]["Metadata"]
+    worker = function(expanded, "FraudWorker")
+    (command,) = worker["ImageConfig"]["Command"]
+    module, _, entry = command.rpartition(".")
+    assert module == handler.__name__
+    assert callable(getattr(handler, entry))
+    assert (worker["Architectures"], worker["MemorySize"]) == (
+        function(expanded)["Architectures"],
+        function(expanded)["MemorySize"],
+    )
+    assert "ImageConfig" not in function(expanded)
+
+
+def test_the_schedule_sends_the_tasks_that_the_entry_knows_once_a_day(expanded: Template) -> None:
+    rules = [item["Properties"] for item in of_type(expanded, "AWS::Events::Rule").values()]
+    tasks = {json.loads(target["Input"])["task"] for rule in rules for target in rule["Targets"]}
+    samples = {"summary", "retention"}
+    assert tasks == samples
+    assert tasks == {json.loads((ROOT / f"events/work/{name}.json").read_text())["task"] for name in samples}
+    for rule in rules:
+        assert re.fullmatch(r"cron\(\d+ \d+ \* \* \? \*\)", rule["ScheduleExpression"])
+        assert [target["Arn"] for target in rule["Targets"]] == [{"Fn::GetAtt": ["FraudWorker", "Arn"]}]
+
+
+@pytest.mark.parametrize("name", ["none", "/fraud/api-keys", "/a", "/prod/fraud/eu/keys_1.2"])
+def test_a_secrets_parameter_is_none_or_a_name_with_a_path(template: Template, name: str) -> None:
+    for parameter in ("ApiKeysParameter", "PseudonymKeyParameter", "WebhooksParameter"):
+        assert re.fullmatch(template["Parameters"][parameter]["AllowedPattern"], name)
+        assert template["Parameters"][parameter]["Default"] == "none"
+
+
+@pytest.mark.parametrize("name", ["", "/", "keys", "/fraud/*", "/fraud/", "//x", "/a b", "arn:aws:ssm:x", "/${x}"])
+def test_a_secrets_parameter_names_one_parameter_only(template: Template, name: str) -> None:
+    for parameter in ("ApiKeysParameter", "PseudonymKeyParameter", "WebhooksParameter"):
+        assert not re.fullmatch(template["Parameters"][parameter]["AllowedPattern"], name)
+
+
+def test_only_lambda_takes_a_role_on(expanded: Template) -> None:
+    for role in of_type(expanded, "AWS::IAM::Role").values():
+        trust = role["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+        assert [item["Principal"] for item in trust] == [{"Service": "lambda.amazonaws.com"}]
 
 
 def test_the_function_reads_under_models_and_rules_only(expanded: Template) -> None:
@@ -352,15 +524,22 @@ def test_a_missing_key_is_404_because_the_bucket_may_be_listed_without_a_prefix_
     assert listing["Condition"] == {"StringLikeIfExists": {"s3:prefix": ["models/*", "rules/*"]}}
 
 
-def test_the_function_reads_exactly_one_parameter(expanded: Template) -> None:
-    resource = statements(expanded)["ReadPublicKeys"]["Resource"]["Fn::Sub"]
-    assert resource.endswith(":parameter/${ModelPublicKeys}")
-    assert "*" not in resource
+def test_the_function_reads_the_public_keys_and_those_parameters_that_the_stack_was_given(expanded: Template) -> None:
+    keys, *given = statements(expanded)["ReadParameters"]["Resource"]
+    assert keys["Fn::Sub"].endswith(":parameter/${ModelPublicKeys}")
+    assert "*" not in json.dumps(given)
+    for name, each in zip(("ApiKeys", "PseudonymKey", "Webhooks"), given, strict=True):
+        condition, resource, otherwise = each["Fn::If"]
+        assert condition == f"Has{name}"
+        assert resource["Fn::Sub"].endswith(f":parameter${{{name}Parameter}}"), "its name begins with a slash"
+        assert otherwise == {"Ref": "AWS::NoValue"}
 
 
 def test_the_function_writes_to_its_own_log_and_cannot_make_one(expanded: Template) -> None:
     log = statements(expanded)["WriteOwnLog"]
     assert log["Resource"] == {"Fn::GetAtt": ["FraudFunctionLogs", "Arn"]}
+    worker = statements(expanded, "FraudWorkerRole")["WriteOwnLog"]
+    assert worker["Resource"] == {"Fn::GetAtt": ["FraudWorkerLogs", "Arn"]}
     assert "logs:CreateLogGroup" not in log["Action"]
 
 
@@ -416,7 +595,7 @@ def test_nothing_has_a_physical_name(expanded: Template) -> None:
     }
     for name, resource in expanded["Resources"].items():
         properties = resource.get("Properties", {})
-        if resource["Type"] != "AWS::Lambda::Permission":
+        if resource["Type"] not in {"AWS::Lambda::Permission", "AWS::Lambda::EventSourceMapping"}:
             assert not named & set(properties), name
         if resource["Type"] in {"AWS::ApiGateway::RestApi", "AWS::ApiGateway::ApiKey", "AWS::SSM::Parameter"}:
             assert "Name" not in properties, name
@@ -471,6 +650,10 @@ def test_the_outputs_are_those_that_publish_and_smoke_read(expanded: Template) -
         "BucketName",
         "PublicKeyParameter",
         "FunctionName",
+        "WorkerName",
+        "TransactionsQueueUrl",
+        "DecisionsTable",
+        "DeadLetterQueueUrls",
     }
     assert all(item["Description"] for item in expanded["Outputs"].values())
 

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from fraud_api_lambda.bootstrap import build
+from fraud_api_lambda.daily import Daily
 from fraud_api_lambda.decision_log import Record, Search
 from fraud_api_lambda.errors import RetryLater, StoreUnavailable
 from fraud_api_lambda.outbox.sqs import pack
@@ -317,13 +318,14 @@ def test_retention_deletes_what_is_older_than_its_days_and_nothing_where_there_a
     event = json.loads((EVENTS / "retention.json").read_text())
     assert handler.schedule_handler(app)(event, CONTEXT) == {"task": "retention", "deleted": 0}
     assert records(app).keys() == {"t-old", "t-new"}
-    assert handler.schedule_handler(app, 30)(event, CONTEXT) == {"task": "retention", "deleted": 1}
+    app.state.daily = Daily(scorer, retention_days=30)
+    assert handler.schedule_handler(app)(event, CONTEXT) == {"task": "retention", "deleted": 1}
     assert records(app).keys() == {"t-new"}
 
 
 @pytest.mark.parametrize("event", [None, [], {}, {"task": "hunter2"}, {"task": ["summary"]}, {"Records": []}])
 def test_an_unknown_task_is_told_the_choices_and_not_repeated(app: FastAPI, handler: Any, event: Any) -> None:
-    with pytest.raises(ValueError, match=r"Choices are: summary, retention\.") as caught:
+    with pytest.raises(ValueError, match=r"Choices are: summary, retention, drift, shadow\.") as caught:
         handler.schedule_handler(app)(event, CONTEXT)
     assert "hunter2" not in str(caught.value)
 

@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from fraud_api_lambda.app import create_app
+from fraud_api_lambda.daily import Daily
 from fraud_api_lambda.decision_log import Day, DecisionLog, open_decision_log, write_cursor
 from fraud_api_lambda.errors import InvalidRequest, StoreUnavailable
 from fraud_api_lambda.feature_store import open_feature_store
@@ -25,7 +25,6 @@ from fraud_api_lambda.routes_records import (
     parse_days,
     parse_feedback,
     parse_search,
-    sum_up_days,
     summarize,
 )
 from fraud_api_lambda.schemas import Pseudonyms, now_ms, rfc3339
@@ -513,24 +512,20 @@ def test_a_day_that_is_over_is_summed_up_once_even_if_the_log_is_away_at_midnigh
     service.send("a", 10)
     away = Silent(service.log, "summary")
     service.scorer.decisions = away  # type: ignore[assignment]
-
-    async def live() -> None:
-        with ThreadPoolExecutor(1) as threads:
-            summing = asyncio.create_task(sum_up_days(service.scorer, threads, pause_s=0.002))
-            await asyncio.sleep(0.02)
-            assert not away.asked.is_set()  # the day is not over
-            service.now += 2 * DAY
-            assert await asyncio.to_thread(away.asked.wait, 10)
-            assert lines.of("daily summary") == []
-            service.scorer.decisions = service.log
-            for _ in range(2_000):
-                if lines.of("daily summary"):
-                    break
-                await asyncio.sleep(0.005)
-            await asyncio.sleep(0.02)
-            summing.cancel()
-
-    asyncio.run(live())
+    daily = Daily(service.scorer, pause_s=0.002)
+    daily.start()
+    time.sleep(0.02)
+    assert not away.asked.is_set()  # the day is not over
+    service.now += 2 * DAY
+    assert away.asked.wait(10)
+    assert lines.of("daily summary") == []
+    service.scorer.decisions = service.log
+    deadline = time.monotonic() + 10
+    while not lines.of("daily summary"):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.02)
+    daily.stop()
     assert [line["day"] for line in lines.of("daily summary")] == [date(0)]
 
 

@@ -310,3 +310,11 @@ def test_cases_of_a_file_are_brought_one_by_one(trained: Trained, frame: pd.Data
     assert isinstance(first, Case)
     assert first.transaction_id == frame["transaction_id"].iloc[0]
     assert first.filled.shape == (len(load_rules(b"rules: []", served.model.features.columns).columns),)
+
+
+def test_an_empty_log_has_a_report_too(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_bytes(TRIED)
+    result = cli("--log", f"sqlite:///{tmp_path}/empty.db", "--rules", "rules.yaml", "--out", "o")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "0 decisions: 0 would be another one." in result.stdout
+    assert (tmp_path / "o" / "backtest.png").read_bytes().startswith(b"\x89PNG\r\n")

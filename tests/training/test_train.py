@@ -136,7 +136,7 @@ def test_the_same_seed_and_data_give_the_same_forest(trained: Trained, data_file
 
 @pytest.fixture(scope="module")
 def auto(data_file: str, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    options = Options(data_file, tune=0, champion="auto")
+    options = Options(data_file, tune=0, champion="auto", blend="none")
     return run(options, tmp_path_factory.mktemp("auto"), KEY)
 
 
@@ -156,6 +156,15 @@ def test_the_chosen_variants_figures_are_those_of_the_sealed_bundle(auto: Result
     (chosen,) = [row for row in auto.metrics["ablation"] if row["chosen"]]
     for name in ("average_precision", "roc_auc", "recall", "precision", "f1", "ece", "brier"):
         assert chosen["metrics"][name] == pytest.approx(auto.metrics["test"][name], abs=1e-9), name
+
+
+def test_a_variant_served_as_a_sum_says_that_its_figures_are_those_without(data_file: str, tmp_path: Path) -> None:
+    result = run(Options(data_file, tune=0, champion="auto", blend="equal"), tmp_path / "out", KEY)
+    (chosen,) = [row for row in result.metrics["ablation"] if row["chosen"]]
+    assert chosen["note"] == "served as a sum with linear; its figures here are those without"
+    assert chosen["metrics"]["average_precision"] != result.metrics["test"]["average_precision"]
+    page = (result.bundle / "report.html").read_text()
+    assert chosen["note"] in page
 
 
 def test_the_ablation_carries_intervals_and_the_fraud_rate_of_its_rows(auto: Result) -> None:
