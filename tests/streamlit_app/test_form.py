@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streamlit_app import charts, form, presets
-from streamlit_app.client import Reason
+from streamlit_app.answers import Reason
 
 NOW = datetime(2026, 11, 20, 0, 1, tzinfo=UTC)
 
