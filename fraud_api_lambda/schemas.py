@@ -356,8 +356,8 @@ class Pseudonyms:
 
 def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
     """What parties are to be known by. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
-    key = "none" if setting is None else read_secret(setting, "FRAUD_PSEUDONYM_KEY")
-    if key == "none":
+    key = "" if setting is None else read_secret(setting, "FRAUD_PSEUDONYM_KEY")
+    if key in {"", "none"}:
         return None
     if len(key) < 32:
         raise SettingsError("FRAUD_PSEUDONYM_KEY must have at least 32 characters; openssl rand -hex 32 makes one.")

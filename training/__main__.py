@@ -31,24 +31,10 @@ from .cli import (
     steps,
 )
 
-<<<<<<< HEAD
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-=======
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else.")]
-Data = Annotated[str, typer.Option(help="CSV or Parquet file, a folder of them, or either on s3://.")]
-Format = Annotated[str, typer.Option(help="paysim, handbook, csv (with --mapping) or synthetic.")]
-Mapping_ = Annotated[str | None, typer.Option("--mapping", help="YAML file that names your columns (format csv).")]
-Where = Annotated[list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE; may be repeated.")]
-LegitWeight = Annotated[float, typer.Option(help="Weight of each legitimate row, for samples of frauds and controls.")]
-Keys = Annotated[Path, typer.Option("--keys", help="Folder of signing keys.")]
-Models = Annotated[Path, typer.Option("--models", help="Folder of bundles.")]
-Stack = Annotated[str | None, typer.Option(help="Name of a deployed stack.")]
-Region = Annotated[str | None, typer.Option(help="AWS region; default: the environment's.")]
-MLflow = Annotated[bool, typer.Option("--mlflow", help="Log into MLflow as well: FRAUD_MLFLOW_URI.")]
 Labels = Annotated[
     bool, typer.Option(help="Counterparties' known frauds; only where the service will learn which were frauds.")
 ]
->>>>>>> fdb5f5ba5d158d9551a7065fb4783822a1f22b9e
 KnownSince = Annotated[
     str | None,
     typer.Option(

@@ -456,9 +456,9 @@ def test_the_worker_is_the_same_image_with_another_entry(expanded: Template, tem
 def test_the_schedule_sends_the_tasks_that_the_entry_knows_once_a_day(expanded: Template) -> None:
     rules = [item["Properties"] for item in of_type(expanded, "AWS::Events::Rule").values()]
     tasks = {json.loads(target["Input"])["task"] for rule in rules for target in rule["Targets"]}
-    samples = {"summary", "retention"}
-    assert tasks == samples
-    assert tasks == {json.loads((ROOT / f"events/work/{name}.json").read_text())["task"] for name in samples}
+    samples = [json.loads(path.read_text()) for path in (ROOT / "events/work").glob("*.json")]
+    assert tasks == {sample["task"] for sample in samples if "task" in sample}
+    assert tasks >= {"summary", "retention"}
     for rule in rules:
         assert re.fullmatch(r"cron\(\d+ \d+ \* \* \? \*\)", rule["ScheduleExpression"])
         assert [target["Arn"] for target in rule["Targets"]] == [{"Fn::GetAtt": ["FraudWorker", "Arn"]}]
