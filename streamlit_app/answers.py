@@ -562,8 +562,8 @@ class Me:
 
 def read[T](shape: type[T], value: object) -> T:
     """``value``, as ``json.loads`` gives it, as one of the shapes above. Raises ``ValueError``, naming no value."""
-    found = _reader(shape)(value)
-    return typing.cast(T, found)
+    reader = _reader(typing.cast(typing.Hashable, shape))
+    return typing.cast(T, reader(value))
 
 
 def number(value: object) -> float:

@@ -317,7 +317,12 @@ class FraudApi:
         )
 
     def _ask[T](self, shape: type[T], method: str, path: str, body: str | None = None, *, seconds: float = 0.0) -> T:
-        status, answer, headers = self._call(method, path, body, seconds=seconds)
+        """The answer as ``shape``. A read whose store did not answer in its short time is asked once more."""
+        for patient in (method == "GET", False):
+            status, answer, headers = self._call(method, path, body, seconds=seconds)
+            silent = status == 503 and isinstance(answer, dict) and answer.get("title") == "Store not reached"
+            if not (patient and silent):
+                break
         if status != 200:
             raise self._error(status, answer, headers)
         return self._read(shape, answer)
