@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import commands_learning, commands_records
+from . import commands_drift, commands_learning, commands_records
 from .cli import (
     Data,
     Format,
@@ -513,6 +513,7 @@ def destroy(
 
 commands_records.register(app)
 commands_learning.register(app)
+commands_drift.register(app)
 
 
 # --- printing --------------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ ASKED: dict[tuple[str, str], tuple[str, bytes, int]] = {
     ),
     ("GET", "/parties/{party_id}"): ("/parties/C1", b"", 404),
     ("GET", "/summary"): ("/summary", b"", 200),
+    ("GET", "/drift"): ("/drift", b"", 503),
     ("POST", "/rules/check"): ("/rules/check", b'{"expression": "amount > 5"}', 200),
     ("POST", "/backtest"): ("/backtest", b'{"thresholds": {"review": 0.1, "decline": 0.9}}', 503),
     ("GET", "/metrics"): ("/metrics", b"", 200),
@@ -131,7 +132,7 @@ def test_a_key_learns_its_role_and_what_it_opens(keyed: Client, caller: Role) ->
         where, body, _ = ASKED[method, path]
         answer = keyed.request(method, where, content=body, headers=sending(KEYS[caller].secret))
         assert answer.status_code not in (401, 403)
-    assert len(told["routes"]) == {"score": 8, "review": 16, "admin": 17}[caller]
+    assert len(told["routes"]) == {"score": 8, "review": 17, "admin": 18}[caller]
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/predict/", "//predict", "/health/", "/docs/oauth2-redirect", "/%2e/me"])
