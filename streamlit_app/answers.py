@@ -333,7 +333,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True, slots=True)
 class CostCurve:
-    """By threshold, high to low: cost per 1,000 transactions if all from there up were reviewed, or declined."""
+    """By threshold, low to high: cost per 1,000 transactions if all from there up were reviewed, or declined."""
 
     threshold: tuple[float, ...]
     review: tuple[float, ...]
