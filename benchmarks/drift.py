@@ -22,7 +22,7 @@ import pandas as pd
 from fraud_api_lambda import drift
 from fraud_api_lambda.bundle import SigningKey, open_folder, parse_public_keys
 from fraud_api_lambda.decision_log import Label, Record, Stored
-from fraud_api_lambda.drift import Reference, Report
+from fraud_api_lambda.drift import DriftReport, Finding, Reference
 from fraud_api_lambda.features import Floats, fill
 from fraud_api_lambda.reload import Served, load
 from training import evaluate, synthetic
@@ -38,9 +38,11 @@ WITHIN = 2_000
 
 @dataclass(frozen=True)
 class Stream:
-    """The world from its first day, and the bundle of its first 90; times in ms."""
+    """The world from its first day, and the bundle of its first 90, with its folder and public key; times in ms."""
 
     served: Served
+    bundle: Path
+    public_key: str
     frame: pd.DataFrame
     start_ms: int
 
@@ -72,7 +74,7 @@ class Decided:
 
     def between(self, since_ms: int, until_ms: int, known_ms: int | None = None) -> Iterator[Stored]:
         """What arrived in ``[since_ms, until_ms)``. Of frauds, and of what was flagged, there are labels: as many as
-        were known by ``known_ms``.
+        were known by ``known_ms``; the features of what is asked for with its labels are left out.
         """
         time_ms, arrived = (self.frame[name].to_numpy(np.int64) for name in ("time_ms", "received_ms"))
         told_ms = self.frame["label_ms"].to_numpy(np.int64)
@@ -80,7 +82,8 @@ class Decided:
         names = self.served.model.features.columns
         threshold = self.served.model.thresholds.review
         for at in range(*np.searchsorted(arrived, (since_ms, until_ms)).tolist()):
-            features = {n: v for n, v in zip(names, self.columns[at].tolist(), strict=True) if v == v}
+            row = [] if known_ms is not None else zip(names, self.columns[at].tolist(), strict=True)
+            features = {name: value for name, value in row if value == value}
             chance = float(self.probability[at])
             flagged = chance >= threshold
             known = known_ms is not None and told_ms[at] <= known_ms and (fraud[at] or flagged)
@@ -107,13 +110,13 @@ def make_stream(folder: Path, *, seed: int = 7, per_day: int = 2_222) -> Stream:
     key = SigningKey.generate("throw-away")
     result = run(Options(str(past), tune=0, ablation=False), folder / "models", key)
     served = load(open_folder(result.bundle, parse_public_keys(key.public_line())))
-    return Stream(served, frame, start)
+    return Stream(served, result.bundle, key.public_line(), frame, start)
 
 
 # --- nothing changes -------------------------------------------------------------------------------------------------
 
 
-def quiet_looks(stream: Stream, span: int, calibration: bool = False) -> list[Report]:
+def quiet_looks(stream: Stream, span: int, calibration: bool = False) -> list[DriftReport]:
     """A look a day (or for longer spans, one a span) over the ten weeks, each at the ``span`` days before it."""
     decided = stream.decided()
     reference = stream.reference
@@ -195,6 +198,7 @@ INJECTED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "amounts in cents": (_scaled("amount", 100.0), ("amount",)),
     "balances in cents": (_scaled("oldbalanceOrg", 100.0), ("oldbalance_orig",)),
     "30 % of balances lost": (_lost(0.3, "oldbalanceOrg", "newbalanceOrig"), ("oldbalance_orig",)),
+    "30 % of places lost": (_lost(0.3, "lat", "long"), ("latitude", "longitude")),
     "20 % of places lost": (_lost(0.2, "lat", "long"), ("latitude", "longitude")),
     "20 % of places in a new city": (_elsewhere, ("latitude", "longitude")),
     "clocks six hours slow": (_earlier, ("hour_of_day",)),
@@ -205,7 +209,7 @@ INJECTED: dict[str, tuple[Change, tuple[str, ...]]] = {
 }
 
 
-def injected(stream: Stream, name: str, day: int, within: int = WITHIN, seed: int = 1) -> Report:
+def injected(stream: Stream, name: str, day: int, within: int = WITHIN, seed: int = 1) -> DriftReport:
     """The look at the moment of the ``within``-th transaction after ``name`` was injected on ``day``: at the last day,
     or the last 2,000 decisions where those are more.
     """
@@ -262,14 +266,18 @@ def _print_quiet(stream: Stream) -> None:
     print(f"\nfrauds observed / expected, week by week as far as labels are due: {told}\n")
 
 
+def _share(found: Finding) -> float:
+    return (found.psi or 0.0) / (found.limit or 1.0)
+
+
 def _print_injected(stream: Stream, days: list[int]) -> None:
     print(f"| injected | looks that name it after {WITHIN:,} transactions | least PSI, limit | named beside it |")
     print("|---|---|---|---|")
     for name, (_, wanted) in INJECTED.items():
         reports = [injected(stream, name, day) for day in days]
         hits = [bool(set(wanted) & set(report.alarms)) for report in reports]
-        own = [found for report in reports for found in report.features if found.name in wanted]
-        least = min(own, key=lambda found: (found.psi or 0.0) / (found.limit or 1.0))
+        own = [max((f for f in report.features if f.name in wanted), key=_share) for report in reports]
+        least = min(own, key=_share)
         beside = sorted({also for report in reports for also in report.alarms} - set(wanted))
         shown = ", ".join(f"`{also}`" for also in beside) or "nothing"
         named = " or ".join(f"`{feature}`" for feature in wanted)

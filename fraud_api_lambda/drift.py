@@ -454,7 +454,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DriftReport:
     """One look. ``since`` and ``until`` are times of arrival, ``until`` not included; ``n`` decisions were compared.
 
     Left out are test inputs, decisions of other bundles and those made without a model or without the parties' past.
@@ -527,9 +527,11 @@ class Tally:
         # day of decisions whose clocks are wrong.
         span = int(max(ended - began, last - first)) if self.n else 0
         alpha = self._reference.alpha
+        follows = [baseline.variable.source in LEVELS for baseline in self._reference.features]
+        follows.append(any(follows))  # the score, from all of them
         found = [
-            _finding(baseline, counts, span, alpha, young=history_ms < YOUNG_MS)
-            for baseline, counts in zip(self._watched, self._counts, strict=True)
+            _finding(baseline, counts, span, alpha, young=history_ms < YOUNG_MS and past)
+            for baseline, counts, past in zip(self._watched, self._counts, follows, strict=True)
         ]
         return tuple(found[:-1]), found[-1]
 
@@ -542,7 +544,7 @@ def _finding(baseline: Baseline, counts: Floats, span_ms: int, alpha: float, *, 
     if n >= MIN_ROWS:
         value, limit = baseline.psi(counts), baseline.limit(n, span_ms, alpha)
         state = "drift" if value > limit else "quiet"
-        if young and variable.source in {*LEVELS, "score"}:  # the score follows from the past as well
+        if young:
             state = "young"
     missing = baseline.counts[-1] / baseline.counts.sum()
     upper = tuple(bins.edges[np.flatnonzero(np.diff(bins.groups[: len(bins.edges) + 1]))].tolist())
@@ -636,7 +638,7 @@ def compare(
     until_ms: int,
     history_ms: int,
     complete: bool = True,
-) -> Report:
+) -> DriftReport:
     """Compare ``decisions``, and of those ``due`` frauds with probabilities. ``history_ms``: how old the log is."""
     tally, owed = Tally(reference), Due(reference)
     for stored in decisions:
@@ -651,7 +653,7 @@ def compare(
     names = sorted(beyond, key=lambda name: -beyond[name]) + (["calibration"] if calibration.alarm else [])
     judged = [calibration.state, score.state, *(found.state for found in features)]
     state: State = "drift" if names else "quiet" if "quiet" in judged else "not enough"
-    return Report(
+    return DriftReport(
         state=state,
         model_version=reference.version,
         since=rfc3339(since_ms),
@@ -678,7 +680,7 @@ def measure(
     since_ms: int | None = None,
     until_ms: int | None = None,
     bounds: "Bounds | None" = None,
-) -> Report:
+) -> DriftReport:
     """Look at what arrived in ``[since_ms, until_ms)``, by default in the last day, or in so many more, up to 28, that
     there are 2,000 decisions; and at 28 days of decisions whose labels are due. Raises ``StoreUnavailable``.
     """
@@ -748,9 +750,9 @@ class _Newest:
             search = replace(search, cursor=page.cursor)
 
 
-#: For somebody who waits (Lambda ends what takes ten seconds), and on schedule.
+#: For somebody who waits (Lambda ends what takes ten seconds), and on schedule (sixty).
 WAITED_FOR: Final = Bounds(20_000, 3.5, gently=True)
-SCHEDULED: Final = Bounds(100_000, 120.0, gently=True)
+SCHEDULED: Final = Bounds(100_000, 20.0, gently=True)
 
 
 class DriftWatch:
@@ -769,7 +771,9 @@ class DriftWatch:
         self._clock = clock
         self._reference: Reference | None = None
 
-    def look(self, since_ms: int | None = None, until_ms: int | None = None, bounds: Bounds = WAITED_FOR) -> Report:
+    def look(
+        self, since_ms: int | None = None, until_ms: int | None = None, bounds: Bounds = WAITED_FOR
+    ) -> DriftReport:
         """As :func:`measure`. Raises ``NotServed`` where no bundle is served, or none that tells what it was made of,
         and ``StoreUnavailable``.
         """
@@ -785,18 +789,21 @@ class DriftWatch:
             self._reference = reference
         return measure(self._decisions, reference, self._clock(), since_ms=since_ms, until_ms=until_ms, bounds=bounds)
 
-    def run(self) -> Report | None:
-        """The scheduled look: counted, and one line in the log, a warning that names what drifts. Never raises."""
+    def run(self) -> DriftReport | None:
+        """The scheduled look: counted, and one line in the log, a warning that names what drifts.
+
+        None, with a line that says why, where there is no bundle to compare with. Raises ``StoreUnavailable``: try
+        again.
+        """
         try:
             report = self.look(bounds=SCHEDULED)
-        except (NotServed, StoreUnavailable) as error:
+        except NotServed as error:
             self._metrics.add("drift_looks", "failed")
             log.error("no look for drift", extra={"reason": str(error)})
             return None
-        except Exception:  # a schedule that ended here would look no more
+        except StoreUnavailable:
             self._metrics.add("drift_looks", "failed")
-            log.exception("no look for drift")
-            return None
+            raise
         self._metrics.add("drift_looks", report.state)
         if report.alarms:
             self._metrics.add("drift_alarms", n=len(report.alarms))

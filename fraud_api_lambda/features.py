@@ -101,7 +101,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("out_last_1h", "number", "history", "base currency", "What the customer passed on in the last hour"),
     Feature("in_out_ratio", "ratio", "history", "ratio", "The share of what goes out that has just come in"),
     Feature("amount_ratio_30d", "ratio", "history", "ratio", "The amount against the customer's average of 30 days"),
-    Feature("avg_amount_trend", "ratio", "history", "ratio", "The customer's recent amounts against those of 30 days"),
+    Feature("avg_amount_trend", "ratio", "history", "ratio", "The trend of the customer's amounts"),
     # the device's past
     Feature(
         "new_device", "flag", "history", "0/1",
@@ -118,14 +118,14 @@ FEATURES: tuple[Feature, ...] = (
     Feature("counterparty_fraud_rate_1d", "number", "label", "share", "The counterparty's known frauds of a day"),
     Feature("counterparty_fraud_rate_7d", "number", "label", "share", "The counterparty's known frauds of 7 days"),
     Feature("counterparty_fraud_rate_30d", "number", "label", "share", "The counterparty's known frauds of 30 days"),
-    Feature("counterparty_days_since_fraud", "number", "label", "days", "The days since the counterparty's last fraud"),
+    Feature("counterparty_days_since_fraud", "number", "label", "days", "The time since the counterparty's last fraud"),
     Feature(
         "counterparty_days_since_first_fraud", "number", "label", "days",
-        "The days since the counterparty's first fraud",
+        "The time since the counterparty's first fraud",
     ),
     Feature(
         "counterparty_days_since_legitimate", "number", "label", "days",
-        "The days since the counterparty was last without fraud",
+        "The time since the counterparty was free of fraud",
     ),
 )  # fmt: skip
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)

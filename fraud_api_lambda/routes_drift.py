@@ -9,7 +9,7 @@ from typing import Any, Final
 from fastapi import FastAPI, Request, Response
 from pydantic import TypeAdapter
 
-from .drift import DriftWatch, Report
+from .drift import DriftReport, DriftWatch
 from .errors import FieldError, InvalidRequest, NotReached, StoreUnavailable, TooManyRequests
 from .features import DAY_MS
 from .schemas import parse_rfc3339
@@ -19,7 +19,7 @@ from .web import json_response, query_parameters, read_query
 #: A window that is asked for is at most so long.
 MAX_DAYS: Final = 400
 
-REPORT = TypeAdapter(Report)
+REPORT = TypeAdapter(DriftReport)
 
 _SINCE = (
     "Arrived at this time or later, or on this day or later; default: a day before `until`, or so many more, up to 28, "
@@ -56,7 +56,7 @@ def add_drift(app: FastAPI, scorer: FraudScorer) -> None:
         "/drift",
         summary="What has changed since the model was trained",
         response_model=None,
-        responses={200: {"model": Report}, **problems},
+        responses={200: {"model": DriftReport}, **problems},
         openapi_extra={"parameters": query_parameters(_ASKED)},
     )
     async def drift(request: Request) -> Response:

@@ -263,6 +263,11 @@ class RateTable:
         return None if rate is None else rate * self.minor_factor
 
 
+def same_money(one: RateTable, other: RateTable) -> bool:
+    """Whether an amount in minor units means the same to both."""
+    return (one.base, one.minor_units) == (other.base, other.minor_units)
+
+
 def to_minor(value: float, factor: float) -> int:
     """Minor units of ``value``: the product rounded half to even. ``numpy.rint(value * factor)`` is the same rule."""
     return round(value * factor)

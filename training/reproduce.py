@@ -128,14 +128,16 @@ def _columns(recorded: Mapping[str, float], names: tuple[str, ...]) -> Floats:
 
 
 def _again(model: FraudModel, document: Mapping[str, Any], columns: Floats) -> list[Difference]:
-    """The transaction's own features, computed anew from it, against the recorded ones."""
-    names = model.features.columns
-    anew = columns_of(model.features, unpack_event(document["event"]), document["features"])
-    pairs = zip(names, columns.tolist(), anew.tolist(), strict=True)
+    """The transaction's own features, computed anew from it, against the recorded ones.
+
+    What the record does not hold and the model does not read is a feature that the code has learnt since.
+    """
+    recorded = document["features"]
+    anew = columns_of(model.features, unpack_event(document["event"]), recorded)
     return [
         Difference(f"features.{name}", _told(then), _told(now))
-        for name, then, now in pairs
-        if _told(then) != _told(now)
+        for name, then, now in zip(model.features.columns, columns.tolist(), anew.tolist(), strict=True)
+        if _told(then) != _told(now) and (name in recorded or name in model.features.picked)
     ]
 
 

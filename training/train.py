@@ -858,7 +858,7 @@ def _reference(fit: Fit, data: Data, parts: split.Split) -> bytes:
     so that the parties' past in them is as long as it will be; in the first weeks of any log it is not.
     """
     rows = np.concatenate((parts.validation, parts.test))
-    score = fit.estimator.predict_proba(data.columns[rows])[:, 1]
+    _, score = _served(fit, data.columns[rows])
     frame = data.frame.iloc[rows]
     time_ms, weight = frame["time_ms"].to_numpy(np.int64), frame["weight"].to_numpy(np.float64)
     return _json(drift.make_reference(data.columns[rows], score, time_ms, weight, fit.features))

@@ -63,6 +63,7 @@ ASKED: dict[tuple[str, str], tuple[str, bytes, int]] = {
     ),
     ("GET", "/parties/{party_id}"): ("/parties/C1", b"", 404),
     ("GET", "/summary"): ("/summary", b"", 200),
+    ("GET", "/drift"): ("/drift", b"", 503),
     ("POST", "/rules/check"): ("/rules/check", b'{"expression": "amount > 5"}', 200),
     ("POST", "/backtest"): ("/backtest", b'{"thresholds": {"review": 0.1, "decline": 0.9}}', 503),
     ("GET", "/metrics"): ("/metrics", b"", 200),
@@ -131,7 +132,7 @@ def test_a_key_learns_its_role_and_what_it_opens(keyed: Client, caller: Role) ->
         where, body, _ = ASKED[method, path]
         answer = keyed.request(method, where, content=body, headers=sending(KEYS[caller].secret))
         assert answer.status_code not in (401, 403)
-    assert len(told["routes"]) == {"score": 8, "review": 16, "admin": 17}[caller]
+    assert len(told["routes"]) == {"score": 8, "review": 17, "admin": 18}[caller]
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/predict/", "//predict", "/health/", "/docs/oauth2-redirect", "/%2e/me"])
@@ -194,6 +195,19 @@ def test_without_a_key_ready_tells_the_status_alone(keyed: Client) -> None:
     assert alone.json() == {"status": "degraded"}
     assert "detail" in whole.json()
     assert alone.status_code == whole.status_code
+
+
+def test_who_has_no_key_costs_no_look_into_the_stores(
+    bare_scorer: FraudScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    monkeypatch.setattr(bare_scorer.store, "check", lambda: looks.append("feature_store"))
+    monkeypatch.setattr(bare_scorer.decisions, "check", lambda: looks.append("decision_log"))
+    guarded = Client(create_app(bare_scorer, guard=Guard(parse_keys(ITEMS))))
+    assert guarded.get("/ready").json() == {"status": "degraded"}
+    assert looks == []
+    assert guarded.get("/ready", headers=sending(KEYS["score"].secret)).json()["feature_store"] == "ok"
+    assert looks == ["feature_store", "decision_log"]
 
 
 def test_the_contract_says_which_key_a_route_takes(keyed: Client) -> None:

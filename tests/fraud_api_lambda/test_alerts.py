@@ -379,12 +379,14 @@ def test_no_proxy_of_the_environment_is_used(inbox: Inbox, monkeypatch: pytest.M
         ("-5", 0, 0),
         ("soon", 0, 0),
         ("1" * 500, 0, 0),
-        (email.utils.format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=600)), 500, 600),
+        ("in ten minutes", 500, 600),
         ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 0),
     ],
     ids=["seconds", "too many", "none", "negative", "a word", "too long", "a date", "a date long gone"],
 )
 def test_retry_after_is_heeded_within_bounds(inbox: Inbox, header: str, least: float, most: float) -> None:
+    if header == "in ten minutes":
+        header = email.utils.format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=600))
     to = receivers(inbox)
     inbox.status, inbox.headers = 503, {"Retry-After": header}
     with pytest.raises(RetryLater) as later:

@@ -18,9 +18,9 @@ from fraud_api_lambda.bundle import open_folder, seal
 from fraud_api_lambda.decision_log import DecisionLog, Label, Record, Stored, open_decision_log
 from fraud_api_lambda.drift import (
     Bounds,
+    DriftReport,
     DriftWatch,
     Reference,
-    Report,
     chi_square_above,
     compare,
     ks,
@@ -31,10 +31,11 @@ from fraud_api_lambda.drift import (
     student_beyond,
     variables,
 )
-from fraud_api_lambda.errors import BundleRefused, NotServed
+from fraud_api_lambda.errors import BundleRefused, NotServed, StoreUnavailable
 from fraud_api_lambda.features import Attribute, FeatureSet
 from fraud_api_lambda.metrics import Metrics
 from fraud_api_lambda.model import feature_set
+from tests.fraud_api_lambda.lines import Lines
 from tests.fraud_api_lambda.making import KEY, TRUSTED, small_files, small_forest, small_manifest
 
 HOUR, DAY = 3_600_000, 86_400_000
@@ -135,7 +136,7 @@ def decided(made: Mapping[str, Any], labelled_by_ms: int | None = None, **change
 
 def look(
     reference: Reference, made: Mapping[str, Any], due: Any = (), history: int = 90 * DAY, **changes: Any
-) -> Report:
+) -> DriftReport:
     return compare(reference, decided(made, **changes), due, since_ms=START, until_ms=START + DAY, history_ms=history)
 
 
@@ -446,6 +447,8 @@ def test_the_parties_past_is_not_judged_while_the_log_is_young(reference: Refere
         "young", "young", "young", "quiet",
     ]  # fmt: skip
     assert set(look(reference, made, history=30 * DAY).alarms) == {"amount", "count_24h", "score"}
+    without = replace(reference, features=tuple(own for own in reference.features if own.variable.source != "history"))
+    assert set(look(without, made, history=DAY).alarms) == {"amount", "score"}
 
 
 @pytest.mark.parametrize(
@@ -615,21 +618,19 @@ def watch(log: DecisionLog, folder: Path, metrics: Metrics, told: bytes | None =
 
 
 def test_the_scheduled_look_counts_its_alarms_and_names_them_in_one_line(
-    filled: DecisionLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    filled: DecisionLog, tmp_path: Path, lines: Lines
 ) -> None:
     metrics = Metrics()
-    caplog.set_level(logging.INFO, logger="fraud.drift")
-    logging.getLogger("fraud").propagate = True
     assert watch(filled, tmp_path, metrics).run() is not None
     assert metrics.counts()["drift_looks", "drift"] == 1
     assert metrics.counts()["drift_alarms",] == 1
-    lines = [record for record in caplog.records if record.name == "fraud.drift"]
-    assert [(line.getMessage(), line.levelname) for line in lines] == [("drift", "WARNING")]
-    assert lines[0].__dict__["alarms"] == ["amount"]
-    assert lines[0].__dict__["decisions"] == 2_100
+    (line,) = lines.of("drift")
+    assert line["level"] == "WARNING"
+    assert line["alarms"] == ["amount"]
+    assert line["decisions"] == 2_100
 
 
-def test_a_scheduled_look_that_fails_says_why_and_ends_nothing(
+def test_a_scheduled_look_that_fails_is_counted_and_says_why(
     filled: DecisionLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("fraud").propagate = True
@@ -638,7 +639,8 @@ def test_a_scheduled_look_that_fails_says_why_and_ends_nothing(
     assert DriftWatch(filled, lambda: None, metrics, lambda: NOW).run() is None
     (tmp_path / "file").write_text("")
     broken = open_decision_log(f"sqlite:///{tmp_path}/file/decisions.db")
-    assert watch(broken, tmp_path / "again", metrics).run() is None
+    with pytest.raises(StoreUnavailable):  # whoever keeps the schedule tries again
+        watch(broken, tmp_path / "again", metrics).run()
     assert metrics.counts()["drift_looks", "failed"] == 3
     assert metrics.counts()["drift_alarms",] == 0
     reasons = [record.__dict__["reason"] for record in caplog.records if record.name == "fraud.drift"]

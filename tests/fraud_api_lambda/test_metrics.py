@@ -223,6 +223,7 @@ def test_every_series_has_a_name_in_cloudwatch_with_its_unit(capsys: pytest.Capt
     for status in ("200", "404", "503"):
         metrics.add("requests", "/x", "GET", status)
     metrics.add("labels", "analyst", "fraud")
+    metrics.add("drift_looks", "failed")
     for name, (_, labels) in COUNTERS.items():
         if not labels:
             metrics.add(name)
@@ -378,7 +379,7 @@ def test_every_metric_and_every_line_is_documented() -> None:
     assert {name for name in rows if name.startswith("fraud_")} == set(told)
     for name, unit in EMF_UNITS.items():
         assert rows[name] == unit, name
-    for message in ("request", "decision", "fraud alert", "daily summary"):
+    for message in ("request", "decision", "fraud alert", "daily summary", "drift"):
         assert f"`{message}`" in text
 
 

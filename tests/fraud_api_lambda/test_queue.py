@@ -323,6 +323,17 @@ def test_retention_deletes_what_is_older_than_its_days_and_nothing_where_there_a
     assert records(app).keys() == {"t-new"}
 
 
+def test_a_look_for_drift_is_counted_and_sent_to_cloudwatch(
+    app: FastAPI, handler: Any, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = json.loads((EVENTS / "drift.json").read_text())
+    told = handler.schedule_handler(app)(event, CONTEXT)
+    assert told["task"] == "drift"
+    assert sum(n for series, n in app.state.scorer.metrics.counts().items() if series[0] == "drift_looks") == 1
+    assert '"DriftLooks":[1.0]' in capsys.readouterr().out.replace(" ", "")
+    assert len([line for line in caplog.records if line.name == "fraud.drift"]) == 1
+
+
 @pytest.mark.parametrize("event", [None, [], {}, {"task": "hunter2"}, {"task": ["summary"]}, {"Records": []}])
 def test_an_unknown_task_is_told_the_choices_and_not_repeated(app: FastAPI, handler: Any, event: Any) -> None:
     with pytest.raises(ValueError, match=r"Choices are: summary, retention, drift, shadow\.") as caught:

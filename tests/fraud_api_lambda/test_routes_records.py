@@ -5,6 +5,7 @@ import contextlib
 import json
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,8 @@ def test_a_least_probability_is_a_filter_too(served: Service) -> None:
         ("cursor", write_cursor("x")),
         ("cursor", write_cursor(1, 2, 3, 4)),
         ("cursor", write_cursor(*range(999))),
+        ("cursor", b64encode(b"[" * 20_000).decode().rstrip("=")),
+        ("cursor", b64encode(rb'[1,"\ud800"]').decode().rstrip("=")),
         *((name, CANARY * 30) for name in ("since", "outcome", "label", "min_probability", "customer_id", "limit")),
     ],
 )

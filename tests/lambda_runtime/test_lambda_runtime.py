@@ -1,12 +1,15 @@
 """The handler in the real Lambda runtime, its bundle in S3: uvicorn's very bytes, and no bundle breaks it."""
 
 import base64
+import hashlib
 import json
 import shlex
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ EVENTS = ROOT / "events"
 NAMES = sorted({path.name.split(".")[0] for path in EVENTS.glob("*.json")})
 FIXED = "tests.lambda_runtime.fixed_clock"
 BUCKET = "fraud-models"
+SECRET = "a-key-of-the-tests"
 Event = dict[str, Any]
 
 
@@ -57,15 +61,26 @@ def published(trained: Trained, moto_server: MotoServer, tmp_path_factory: pytes
     settings = {
         "FRAUD_MODEL_URL": url,
         "FRAUD_MODEL_PUBLIC_KEYS": key.public_line(),
+        "FRAUD_API_KEYS": f"tests:admin:{hashlib.sha256(SECRET.encode()).hexdigest()}",
         "FRAUD_FEATURE_STORE_URL": "memory://",  # each process its own: both see the same requests in the same order
     }
     return Published(key, copy, trained.version, {**moto_server.env, **settings})
 
 
+@contextmanager
+def log_of_its_own() -> Iterator[dict[str, str]]:
+    """Settings of a log and an outbox for one process; not under /tmp, where a function is refused its SQLite files."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield {"FRAUD_DECISION_LOG_URL": f"sqlite:///{folder}/log.db", "FRAUD_OUTBOX_URL": f"file://{folder}/outbox"}
+
+
 @pytest.fixture(scope="module")
 def function(rie: Start, published: Published) -> Iterator[Runtime]:
     """The handler in the Lambda runtime, its clock standing still."""
-    with rie(handler=f"{FIXED}.handler", env=published.env, root=ROOT) as running:
+    with (
+        log_of_its_own() as settings,
+        rie(handler=f"{FIXED}.handler", env={**published.env, **settings}, root=ROOT) as running,
+    ):
         yield running
 
 
@@ -74,7 +89,8 @@ def uvicorn_url(published: Published, tmp_path_factory: pytest.TempPathFactory) 
     """The same app under uvicorn."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", f"{FIXED}:app", "--host", "127.0.0.1", "--port", str(port)]
-    with child(command, port, tmp_path_factory.mktemp("uvicorn") / "log", published.env):
+    log_file = tmp_path_factory.mktemp("uvicorn") / "log"
+    with log_of_its_own() as settings, child(command, port, log_file, {**published.env, **settings}):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -83,6 +99,7 @@ def uvicorn_url(published: Published, tmp_path_factory: pytest.TempPathFactory) 
 
 def load(name: str, version: str) -> Event:
     event: Event = json.loads((EVENTS / f"{name}.{version}.json").read_text())
+    set_header(event, "X-API-Key", SECRET)
     return event
 
 
@@ -268,9 +285,17 @@ def test_make_lambda_serves_the_default_bundle_signed_with_a_throw_away_key(
         assert answered(running.invoke(load("ready", "v2")))["model_version"] == trained.version
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder that is not under /tmp, where a function is refused its SQLite files."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
 def test_make_lambda_prints_a_command_that_works_and_stops_cleanly(
-    rie: Start, trained: Trained, tmp_path: Path
+    rie: Start, trained: Trained, elsewhere: Path
 ) -> None:
+    tmp_path = elsewhere
     for name in ("fraud_api_lambda", "training", "events"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("models", "keys"):

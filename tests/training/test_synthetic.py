@@ -334,3 +334,23 @@ def test_one_transaction_alone_tells_much_of_the_fraud_but_not_all(frame: pd.Dat
     model.fit(table[:cut], frame["is_fraud"][:cut])
     scores = model.predict_proba(table[cut:])[:, 1]
     assert 0.4 < average_precision_score(frame["is_fraud"][cut:], scores) < 0.85
+
+
+def test_a_steady_world_is_the_same_but_for_balances_that_neither_grow_nor_run_down() -> None:
+    plain, steady = (generate(30_000, 5, steady=flag) for flag in (False, True))
+    money = ["oldbalanceOrg", "newbalanceOrig", "oldbalanceDest", "newbalanceDest"]
+    drained = plain["fraud_scenario"] == "drain_cash_out"
+    emptied = plain["amount"] != steady["amount"]
+    assert plain.drop(columns=[*money, "amount"]).equals(steady.drop(columns=[*money, "amount"]))
+    # An account's owner may close it, too: those amounts are of the balance as well.
+    assert emptied.mean() < 0.01
+    assert drained[emptied].mean() > 0.8
+    assert (steady[money].min() >= 0).all()
+    cents = (steady[["amount", "oldbalanceOrg", "newbalanceOrig"]] * 100).round()
+    signed = cents["amount"].where(steady["type"] == "CASH_IN", -cents["amount"])
+    known = cents["oldbalanceOrg"].notna() & steady["type"].notna()
+    assert (cents["oldbalanceOrg"] + signed)[known].equals(cents["newbalanceOrig"][known])
+    third = len(steady) // 3
+    for made, holds in ((plain, False), (steady, True)):
+        early, late = (part["oldbalanceOrg"].quantile(0.95) for part in (made.iloc[:third], made.iloc[-third:]))
+        assert bool(0.8 < late / early < 1.25) is holds

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fraud_api_lambda import drift
 from fraud_api_lambda.app import create_app
 from fraud_api_lambda.bundle import SigningKey, open_folder, parse_public_keys
 from fraud_api_lambda.errors import RulesError, SettingsError
@@ -108,14 +109,24 @@ def test_the_estimator_beside_the_bundle_gives_the_bundles_figures(trained: Trai
     np.testing.assert_allclose(scored.probability, estimator.predict_proba(raw)[:, 1], atol=1e-9)
 
 
-def test_the_reference_for_drift_has_deciles_of_every_feature_and_of_the_score(trained: Trained) -> None:
-    reference = json.loads((trained.folder / "reference.json").read_text())
-    manifest = json.loads((trained.folder / "manifest.json").read_text())
-    assert set(reference["columns"]) == {feature["name"] for feature in manifest["features"]}
-    for column in [*reference["columns"].values(), reference["score"]]:
-        assert len(column["deciles"]) == 11
-        assert column["deciles"] == sorted(column["deciles"])
-    assert 0 < reference["columns"]["oldbalance_orig"]["missing"] < 0.5
+def test_the_reference_for_drift_is_of_the_rows_that_taught_nothing(trained: Trained, data_file: str) -> None:
+    keys = parse_public_keys((trained.root / "keys" / "development.pub").read_text())
+    served = load(open_folder(trained.folder, keys))
+    reference = drift.read_reference(served.bundle, served.model.features)
+    rows = served.bundle.manifest.training["rows"]
+    frame = dataset.load(data_file, "synthetic")
+    held = slice(len(frame) - rows["validation"] - rows["test"], None)
+    raw = replay.columns(frame, served.model.features, served.model.rates)[held]
+    picked = set(served.model.features.picked)
+    assert {n for own in reference.features for n in own.variable.columns} >= picked
+    for own in (*reference.features, reference.score):
+        assert own.rows == len(raw)
+        values = raw[:, [served.model.features.columns.index(name) for name in own.variable.columns]]
+        if own is reference.score:
+            values = evaluate.score(served, frame).probability[held][:, None]
+        counted = np.bincount(own.bins.of(values), minlength=own.bins.count)
+        assert counted.tolist() == own.counts.tolist(), own.variable.name
+    assert len((trained.folder / "reference.json").read_bytes()) < 40_000
 
 
 # --- the same twice --------------------------------------------------------------------------------------------------

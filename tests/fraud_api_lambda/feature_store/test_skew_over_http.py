@@ -44,7 +44,7 @@ def ask(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     now = [T]
     source = ModelSource(f"file://{tmp_path}/none", dict)
     app = create_app(FraudScorer(source, store, budget_ms=20_000, clock=lambda: now[0]))
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
     loop = asyncio.new_event_loop()
 
     def send(rows: Sequence[dict[str, Any]]) -> np.ndarray:
