@@ -73,7 +73,7 @@ def read_query(request: Request, known: Mapping[str, Any]) -> dict[str, str]:
     """The query's parameters, each once. Raises ``InvalidRequest`` for those that are not ``known``."""
     sent = request.query_params.multi_items()
     values = dict(sent)
-    problems = []
+    problems: list[FieldError] = []
     for name in values:
         if name not in known and len(problems) < _TOLD:  # a hint takes its time, and thousands may be sent
             shown = name if re.fullmatch(r"[a-z_]{1,40}", name) else "(a parameter)"
