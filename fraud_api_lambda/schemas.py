@@ -112,6 +112,8 @@ _ALIASES: dict[str, str] = {
     "nameDest": "counterparty_id",
     "merchant_id": "counterparty_id",
 }
+#: What data sets know of a transaction afterwards.
+_LABELS = ("isFraud", "isFlaggedFraud", "is_fraud", "Class")
 _KNOWN = sorted([*Transaction.model_fields, *_ALIASES])
 _FOREIGN = frozenset(_ALIASES) | CARD_COLUMNS
 
@@ -503,6 +505,8 @@ def _rename(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _unknown(key: str) -> str:
+    if key in _LABELS:  # in attributes it would be recorded as if it had been known
+        return "is a label, not part of a transaction: POST /feedback takes it"
     near = difflib.get_close_matches(key, _KNOWN, n=1) if len(key) <= 40 else []  # it takes its time on long ones
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"is not a known field.{hint} Your own columns go in attributes"

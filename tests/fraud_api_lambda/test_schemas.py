@@ -216,6 +216,11 @@ def test_an_unknown_name_near_to_nothing_points_to_attributes() -> None:
     assert refused({"amount": 1, "ip": "::1"}) == {"ip": "is not a known field. Your own columns go in attributes"}
 
 
+@pytest.mark.parametrize("label", ["isFraud", "isFlaggedFraud", "Class", "is_fraud"])
+def test_a_label_of_a_data_set_is_sent_to_feedback_and_not_into_attributes(label: str) -> None:
+    assert refused({"amount": 1, label: 1}) == {label: "is a label, not part of a transaction: POST /feedback takes it"}
+
+
 @pytest.mark.parametrize(
     "body",
     [
