@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from pydantic_core import to_json
@@ -51,6 +51,8 @@ from .shadow import Shadow
 log = logging.getLogger("fraud.scoring")
 
 _WITHOUT_BUNDLE = FeatureSet()
+#: How often a label's profile is written while others come to count; then the outbox goes on.
+_LOOKS: Final = 5
 
 #: What is to be told to others of a decision: (kind, key, bytes) for the outbox.
 Notices = Callable[[Decision, bytes], Sequence[tuple[Kind, str, bytes]]]
@@ -513,14 +515,25 @@ class FraudScorer:
         return found
 
     def _label_profile(self, stored: Stored) -> bool:
-        """Tell the counterparty's profile what counts; False where that could not be written."""
+        """Tell the counterparty's profile what counts; False where that is not known to be written."""
         record, label = stored
         if record.test or label is None or record.counterparty_id is None:
             return True
-        history = self._history([record.counterparty_id], self.clock())
         day, key = record.time_ms // profiles.DAY_MS, profiles.id64(record.transaction_id)
-        history.label(record.counterparty_id, day, key, label.received_ms, label.is_fraud)
-        return not history.save()
+        for _ in range(_LOOKS):
+            history = self._history([record.counterparty_id], self.clock())
+            history.label(record.counterparty_id, day, key, label.received_ms, label.is_fraud)
+            if history.save():
+                return False
+            # Another may have come to count meanwhile, and have been written before this one.
+            try:
+                now = self.decisions.find([record.transaction_id]).get(record.transaction_id)
+            except StoreUnavailable:
+                return False
+            if now is None or now.label is None or now.label.order == label.order:
+                return True
+            label = now.label
+        return False
 
     # --- what the outbox brings back ---------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ def volume(days: Sequence[Day]) -> alt.Chart:
         tooltip=["day:T", "outcome:N", alt.Tooltip("n:Q", title="decisions", format=","),
                  alt.Tooltip("all:Q", title="of all", format=",")],
     )  # fmt: skip
-    return cast(alt.Chart, bars.properties(height=190))
+    return cast(alt.Chart, bars.properties(height=230))
 
 
 def lines(
@@ -117,7 +117,7 @@ def lines(
     )
     points = base.mark_point(size=34, filled=True).transform_filter("datum.mature")
     young = base.mark_point(size=34, filled=False, strokeWidth=1.5).transform_filter("!datum.mature")
-    return cast(alt.LayerChart, alt.layer(base.mark_line(opacity=0.7), points, young).properties(height=190))
+    return cast(alt.LayerChart, alt.layer(base.mark_line(opacity=0.7), points, young).properties(height=230))
 
 
 def latest(frame: pd.DataFrame, warn_from: float) -> alt.LayerChart:
@@ -131,7 +131,7 @@ def latest(frame: pd.DataFrame, warn_from: float) -> alt.LayerChart:
                  alt.Tooltip("probability:Q", format=".2%"), alt.Tooltip("amount:Q", format=",.2f")],
     )  # fmt: skip
     line = alt.Chart(pd.DataFrame({"at": [warn_from]})).mark_rule(color=DECLINE, strokeDash=[5, 3]).encode(y="at:Q")
-    return cast(alt.LayerChart, alt.layer(line, points).properties(height=210))
+    return cast(alt.LayerChart, alt.layer(line, points).properties(height=230))
 
 
 # --- drift -----------------------------------------------------------------------------------------------------------
@@ -184,7 +184,9 @@ def drift_bars(findings: Sequence[Finding], most: int = 15) -> alt.LayerChart:
         ],
         columns=["feature", "psi", "limit", "state"],
     )
-    y = alt.Y("feature:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False, domain=False))
+    y = alt.Y(
+        "feature:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False, domain=False, labelOverlap=False)
+    )
     told = ["feature:N", alt.Tooltip("psi:Q", format=".3f"), alt.Tooltip("limit:Q", format=".3f"), "state:N"]
     bars = alt.Chart(frame).mark_bar(height=12, cornerRadius=2).encode(
         y=y, x=alt.X("psi:Q", title="PSI; the mark is the feature's own limit", axis=alt.Axis(tickCount=5)),

@@ -5,6 +5,7 @@ from typing import cast
 
 import altair as alt
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from streamlit_app.answers import Curves, DayFigures, Move, Thresholds
@@ -17,34 +18,64 @@ _LEGEND = alt.Legend(title=None, orient="top", direction="horizontal")
 # --- costs by threshold ----------------------------------------------------------------------------------------------
 
 
-def costs(grid: Grid, cost: Floats, marks: Mapping[str, Policy], currency: str) -> alt.LayerChart:
-    """Cost per 1,000 by review threshold, and where policies lie; ``cost`` is NaN where there is no such threshold."""
+_POLICIES = alt.Scale(domain=["the model's", "yours", "the best"], range=[QUIET, ACCENT, APPROVE])
+
+
+def costs(
+    grid: Grid, cost: Floats, fits: npt.NDArray[np.bool_], marks: Mapping[str, Policy], currency: str
+) -> alt.LayerChart:
+    """Cost per 1,000 by review threshold, faint where people cannot keep up, and where policies lie.
+
+    ``cost`` is NaN where there is no such threshold.
+    """
     known = np.isfinite(cost) & (grid.threshold <= 1.0)
-    threshold = np.clip(grid.threshold[known], 1e-4, 1.0)
-    frame = pd.DataFrame({"threshold": threshold, "cost": cost[known], "flagged": grid.flagged[known] / 1000})
-    colors = {"the model's": QUIET, "yours": ACCENT, "the best": APPROVE}
+    frame = pd.DataFrame(
+        {
+            "threshold": np.clip(grid.threshold[known], 1e-4, 1.0),
+            "cost": cost[known],
+            "flagged": grid.flagged[known] / 1000,
+            "fits": fits[known],
+        }
+    )
     points = pd.DataFrame(
         [
             {"threshold": max(policy.thresholds.review, 1e-4), "cost": policy.cost, "which": name}
             for name, policy in marks.items()
         ]
     )
-    scale = alt.Scale(type="log", domain=[1e-4, 1.0])
-    x = alt.X("threshold:Q", title="review from this probability (the low end is stretched)", scale=scale,
-              axis=alt.Axis(format="~%", values=[1e-4, 1e-3, 0.01, 0.1, 1], grid=True))  # fmt: skip
     # Where nearly all is reviewed the cost leaves every scale on which the rest could be told apart.
-    top = float(max(points["cost"].max() * 2.2, np.nanmin(cost) * 3))
-    y = alt.Y("cost:Q", title=f"cost per 1,000 transactions ({currency})", scale=alt.Scale(domain=[0, top], clamp=True),
-              axis=alt.Axis(tickCount=5))  # fmt: skip
-    color = alt.Color("which:N", scale=alt.Scale(domain=list(colors), range=list(colors.values())), legend=_LEGEND)
-    line = alt.Chart(frame).mark_line(color=QUIET, clip=True).encode(
-        x=x, y=y, tooltip=[alt.Tooltip("threshold:Q", format=".2%"), alt.Tooltip("cost:Q", format=",.2f"),
-                           alt.Tooltip("flagged:Q", format=".2%")],
-    )  # fmt: skip
-    told = ["which:N", alt.Tooltip("threshold:Q", format=".2%"), alt.Tooltip("cost:Q", format=",.2f")]
-    dots = alt.Chart(points).mark_point(size=130, filled=True, opacity=1).encode(x=x, y=y, color=color, tooltip=told)
-    rules = alt.Chart(points).mark_rule(strokeDash=[4, 3]).encode(x=x, color=color, tooltip=told)
-    return cast(alt.LayerChart, alt.layer(line, rules, dots).properties(height=300))
+    top = float(max(points["cost"].max() * 2.2, np.nanmin(cost) * 3, 1e-9))
+    x = alt.X(
+        "threshold:Q",
+        title="review from this probability (the low end is stretched)",
+        scale=alt.Scale(type="log", domain=[1e-4, 1.0]),
+        axis=alt.Axis(format="~%", values=[1e-4, 1e-3, 0.01, 0.1, 1]),
+    )
+    y = alt.Y(
+        "cost:Q",
+        title=f"cost per 1,000 transactions ({currency})",
+        scale=alt.Scale(domain=[0, top], clamp=True),
+        axis=alt.Axis(tickCount=5),
+    )
+    told = [
+        alt.Tooltip("threshold:Q", format=".2%"),
+        alt.Tooltip("cost:Q", format=",.2f"),
+        alt.Tooltip("flagged:Q", format=".2%"),
+    ]
+    line = alt.Chart(frame).mark_line(color=QUIET, clip=True).encode(x=x, y=y, tooltip=told)
+    color = alt.Color("which:N", scale=_POLICIES, legend=_LEGEND)
+    dots = alt.Chart(points).encode(
+        x=x,
+        color=color,
+        tooltip=["which:N", alt.Tooltip("threshold:Q", format=".2%"), alt.Tooltip("cost:Q", format=",.2f")],
+    )
+    layers = [
+        line.encode(opacity=alt.value(0.35)),
+        line.transform_filter("datum.fits"),
+        dots.mark_rule(strokeDash=[4, 3]),
+        dots.mark_point(size=130, filled=True, opacity=1).encode(y=y),
+    ]
+    return cast(alt.LayerChart, alt.layer(*layers).properties(height=300))
 
 
 def workload(grid: Grid, per_day: float, capacity: float, marks: Mapping[str, Policy]) -> alt.LayerChart:
@@ -52,7 +83,6 @@ def workload(grid: Grid, per_day: float, capacity: float, marks: Mapping[str, Po
     days = per_day / 1000
     frame = pd.DataFrame({"alerts": grid.flagged * days, "recall": grid.frauds / grid.frauds[-1]})
     most = max(capacity * 3, *(policy.reviews_per_day + policy.declines_per_day for policy in marks.values())) * 1.3
-    colors = {"the model's": QUIET, "yours": ACCENT, "the best": APPROVE}
     points = pd.DataFrame(
         [
             {"alerts": policy.reviews_per_day + policy.declines_per_day, "recall": policy.recall, "which": name}
@@ -64,8 +94,7 @@ def workload(grid: Grid, per_day: float, capacity: float, marks: Mapping[str, Po
     y = alt.Y("recall:Q", title="frauds flagged", axis=alt.Axis(format="~%", tickCount=5))
     line = alt.Chart(frame).mark_line(color=QUIET, clip=True, interpolate="step-after").encode(x=x, y=y)
     dots = alt.Chart(points).mark_point(size=130, filled=True, opacity=1).encode(
-        x=x, y=y, color=alt.Color("which:N", scale=alt.Scale(domain=list(colors), range=list(colors.values())),
-                                  legend=_LEGEND),
+        x=x, y=y, color=alt.Color("which:N", scale=_POLICIES, legend=_LEGEND),
         tooltip=["which:N", alt.Tooltip("alerts:Q", format=",.1f"), alt.Tooltip("recall:Q", format=".1%")],
     )  # fmt: skip
     return cast(alt.LayerChart, alt.layer(line, dots).properties(height=300))
@@ -168,7 +197,7 @@ def _thresholds(frame: pd.DataFrame, thresholds: Thresholds, x: alt.X, y: alt.Y)
         above = frame[frame["threshold"] >= at]
         if not above.empty:
             point = above.sort_values("threshold").head(1).to_dict("records")[0]
-            rows.append({**point, "which": f"{name} from {at:.1%}"})
+            rows.append({**point, "which": name})
     if not rows:
         return []
     points = pd.DataFrame(rows)
@@ -209,7 +238,8 @@ def weights(found: Sequence[tuple[str, float]], title: str) -> alt.Chart:
     """Features by how far they move the score, in log-odds."""
     frame = pd.DataFrame(found, columns=["feature", "weight"])
     bars = alt.Chart(frame).mark_bar(color=ACCENT, cornerRadius=2, height=13).encode(
-        y=alt.Y("feature:N", sort=None, title=None, axis=alt.Axis(labelLimit=200, ticks=False, domain=False)),
+        y=alt.Y("feature:N", sort=None, title=None,
+                axis=alt.Axis(labelLimit=200, ticks=False, domain=False, labelOverlap=False)),
         x=alt.X("weight:Q", title=title, axis=alt.Axis(tickCount=5)),
         tooltip=["feature:N", alt.Tooltip("weight:Q", format=".3f")],
     )  # fmt: skip

@@ -14,7 +14,8 @@ MEMBERS = ("id", "expression", "outcome", "reason", "enabled", "from", "until")
 OUTCOMES = ("review", "decline", "approve")
 
 _RULES_LINE = re.compile(r"^rules:[ \t]*(\[\s*\])?[ \t]*(#.*)?$", re.MULTILINE)
-_ITEM = re.compile(r"^(?P<indent>[ \t]*)- ", re.MULTILINE)
+#: The list's first item, behind comments and empty lines.
+_FIRST = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*(?P<indent>[ \t]*)- ")
 
 
 class NoPlace(Exception):
@@ -46,10 +47,11 @@ def put(text: str, rule: Mapping[str, Any]) -> str:
     if line is None:
         raise NoPlace("There is no line rules: of its own in this file. Write the rule into it by hand.")
     head, rest = text[: line.start()] + "rules:\n", text[line.end() :].removeprefix("\n")
-    first = _ITEM.match(rest)
+    first = _FIRST.match(rest)
     indent = first["indent"] if first else "  "
+    name = f"{re.escape(_scalar(rule['id']))}|{re.escape(str(rule['id']))}"
     block = re.compile(
-        rf"^{re.escape(indent)}- id: (?:{re.escape(_scalar(rule['id']))}|{re.escape(str(rule['id']))})[ \t]*\n"
+        rf"^{re.escape(indent)}- id: (?:{name})[ \t]*(?:#[^\n]*)?\n"
         rf"(?:{re.escape(indent)}[ \t]+[^\n]*\n?|[ \t]*\n)*",
         re.MULTILINE,
     )
@@ -70,6 +72,6 @@ def caret(expression: str, message: str) -> str | None:
 
 
 def _scalar(value: Any) -> str:
-    """A JSON value, readable: letters of other alphabets stay, what YAML cannot hold unescaped does not."""
+    """A JSON value, readable: letters of other alphabets stay, what YAML holds as an escape only becomes one."""
     plain = json.dumps(value, ensure_ascii=False)
-    return plain if plain.isprintable() else json.dumps(value)
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in plain)

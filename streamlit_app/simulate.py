@@ -121,11 +121,14 @@ def best(grid: Grid, costs: Costs) -> Policy:
     return _policy(grid, costs, int(i), int(j), pair)
 
 
-def review_curve(grid: Grid, costs: Costs, decline_from: float) -> Floats:
-    """Cost per 1,000 (n,) by review threshold, with the decline threshold held; NaN where it lies above that."""
+def review_curve(grid: Grid, costs: Costs, decline_from: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """By review threshold, with the decline threshold held: cost per 1,000 (n,), NaN where it would lie above that,
+    and whether people keep up (n,).
+    """
     i = grid.at(decline_from)
     cost = _declining(grid, costs)[i] + _reviewing(grid, costs)[i]
-    return np.where(np.arange(len(cost)) >= i, cost, np.nan)
+    fits = (grid.flagged - grid.flagged[i]) * costs.per_day <= costs.capacity * 1000 + 1e-6
+    return np.where(np.arange(len(cost)) >= i, cost, np.nan), fits
 
 
 def _scale(grid: Grid, costs: Costs) -> float:

@@ -9,8 +9,8 @@ import streamlit as st
 
 #: What a spreadsheet takes for a formula when a cell begins with it, full-width forms included.
 _FORMULA = "=+\\-@＝＋－＠"
-#: At the beginning, after white space, or behind what some spreadsheet takes for the next cell's beginning.
-_BEGINS = re.compile(rf"(^|[\t\r\n;|])(\s*)(?=[{_FORMULA}])")
+#: At the beginning, after white space and quotes, or behind what some spreadsheet takes for the next cell's beginning.
+_BEGINS = re.compile(rf"(^|[\t\r\n;|])([\s\"]*)(?=[{_FORMULA}])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 

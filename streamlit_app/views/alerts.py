@@ -10,7 +10,7 @@ from streamlit_app.answers import LabelName, Outcome, Party, Transaction
 from streamlit_app.client import ApiError, NotFound
 
 WINDOWS: dict[str, int | None] = {"24 hours": 24, "7 days": 7 * 24, "30 days": 30 * 24, "ever": None}
-LABELS = {"nobody has looked at": "none", "marked fraud": "fraud", "marked legitimate": "legitimate", "all": None}
+LABELS = {"not marked yet": "none", "marked fraud": "fraud", "marked legitimate": "legitimate", "all": None}
 FLAGGED: tuple[Outcome, ...] = ("decline", "review")
 WHY, CUSTOMER, COUNTERPARTY, RECORD = "Why", "Customer", "Counterparty", "Record"
 #: How often the page looks for newer alerts (s), and how much of a party's past it shows.
@@ -28,7 +28,7 @@ def filters() -> tuple[list[Outcome], dict[str, Any], float]:
     window, outcome, label, more, fresh = st.columns([3, 3, 4, 3, 2], vertical_alignment="bottom")
     hours = WINDOWS[window.selectbox("Arrived within", list(WINDOWS), index=1, key="alerts.window")]
     chosen = outcome.pills("Outcome", FLAGGED, selection_mode="multi", default=FLAGGED, key="alerts.outcome")
-    said = LABELS[label.selectbox("That", list(LABELS), key="alerts.label")]
+    said = LABELS[label.selectbox("Show", list(LABELS), key="alerts.label")]
     with more.popover("More filters", icon=":material/filter_list:", width="stretch"):
         least = st.slider("Probability at least", 0.0, 1.0, 0.0, 0.01, format="percent", key="alerts.least")
         amount = st.number_input("Amount at least (base currency)", 0.0, step=100.0, key="alerts.amount")
@@ -92,6 +92,7 @@ def pointed_at() -> int:
 
 
 def listing(items: list[Transaction], more: bool) -> None:
+    config = st.column_config
     st.dataframe(
         alerts.table(items),
         hide_index=True,
@@ -102,7 +103,14 @@ def listing(items: list[Transaction], more: bool) -> None:
         selection_mode="single-row-required",
         placeholder="",
         column_order=["arrived", "outcome", "probability", "amount", "label", "customer", "rules"],
-        column_config=tables.columns(items[0].decision.base_currency),
+        column_config=tables.columns(
+            items[0].decision.base_currency,
+            arrived=config.DatetimeColumn("arrived", format="MM-DD HH:mm", width=95, help="UTC"),
+            outcome=config.TextColumn(width=70),
+            probability=config.ProgressColumn("probability", format="percent", min_value=0.0, max_value=1.0, width=100),
+            amount=config.NumberColumn(items[0].decision.base_currency, format="%,.2f", width=85),
+            label=config.TextColumn("marked", width=70),
+        ),
     )
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.caption(f"{len(items):,} alerts{', and there are older ones' if more else ''}.")
@@ -192,12 +200,16 @@ def case(item: Transaction, row: int, last: int) -> None:
                 color="red" if item.label.label == "fraud" else "green",
             )  # fmt: skip
     st.text(decision.explanation)
-    money, chance, when, kind = st.columns([3, 2, 3, 2])
-    money.metric("Amount", f"{decision.amount:,.2f} {decision.currency}")
     probability = decision.fraud_probability
-    chance.metric("Probability", "none" if probability is None else charts.percent(probability))
-    when.metric("Time (UTC)", item.timestamp[:16].replace("T", " "))
-    kind.metric("Type", item.type or "-")
+    facts = {
+        "Amount": f"{decision.amount:,.2f} {decision.currency}",
+        "Probability": "none" if probability is None else charts.percent(probability),
+        "Time (UTC)": item.timestamp[:19].replace("T", " "),
+        "Type": item.type or "not sent",
+    }
+    for place, (name, value) in zip(st.columns([3, 2, 4, 2]), facts.items(), strict=True):
+        place.caption(name)
+        place.text(value)
     part = st.segmented_control(
         "What to look at", [WHY, CUSTOMER, COUNTERPARTY, RECORD], key="alerts.part", default=WHY, required=True,
         label_visibility="collapsed", persist_state="session",
@@ -308,7 +320,7 @@ def page() -> None:
         if loaded.more:
             st.button("Look further back", on_click=load_more, key="alerts.more")
         return
-    left, right = st.columns([5, 6], gap="large")
+    left, right = st.columns([1, 1], gap="medium")
     last = len(items) - 1
     row = min(pointed_at(), last)
     if row != pointed_at():

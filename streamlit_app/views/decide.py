@@ -40,7 +40,7 @@ def thresholds(model: Model) -> None:
         )
         return
     grid, own = found
-    left, right = st.columns([2, 5], gap="large")
+    left, right = st.columns([3, 8], gap="large")
     with left:
         as_is = simulate.judge(grid, own, model.thresholds).decline_precision
         floor = DECLINE_PRECISION if as_is is None else min(DECLINE_PRECISION, int(as_is * 100) / 100)
@@ -53,10 +53,13 @@ def thresholds(model: Model) -> None:
             "yours": simulate.judge(grid, costs, yours),
             "the best": best,
         }
-        by_cost, by_work = st.columns([3, 2], gap="medium")
+        by_cost, by_work = st.columns(2, gap="medium")
         by_cost.altair_chart(
             charts_model.costs(
-                grid, simulate.review_curve(grid, costs, best.thresholds.decline), marks, model.base_currency
+                grid,
+                *simulate.review_curve(grid, costs, best.thresholds.decline),
+                marks,
+                model.base_currency,
             ),
             width="stretch",
             key="decide.costs",
@@ -69,7 +72,8 @@ def thresholds(model: Model) -> None:
         verdict(marks, costs, model.base_currency)
     st.caption(
         "Computed on the rows on which the model was judged before it was sealed, at their own rate of fraud. The line "
-        "moves the review threshold and keeps the best decline threshold; rules and lists are not in it."
+        "moves the review threshold and keeps the best decline threshold; it is faint where people could not keep up. "
+        "Rules and lists are not in it."
     )
     with st.expander("Make it so", icon=":material/terminal:"):
         st.markdown(
@@ -136,30 +140,29 @@ def ask_thresholds(own: Thresholds) -> Thresholds:
 
 
 def compare(marks: Mapping[str, simulate.Policy], costs: simulate.Costs, currency: str) -> None:
-    rows = [
-        {
-            "thresholds": name,
-            "review from": charts.percent(policy.thresholds.review),
-            "decline from": charts.percent(policy.thresholds.decline),
-            "cost a day": policy.cost * costs.per_day / 1000,
-            "reviews a day": policy.reviews_per_day,
-            "declines a day": policy.declines_per_day,
-            "recall": policy.recall,
-            "alerts right": policy.precision,
-            "declines right": policy.decline_precision,
-            "people keep up": "yes" if policy.reviews_per_day <= costs.capacity + 1e-6 else "no",
-        }
-        for name, policy in marks.items()
-    ]
-    config = st.column_config
+    told = {name: figures(policy, costs, currency) for name, policy in marks.items()}
+    names = list(next(iter(told.values())))
     st.dataframe(
-        rows, hide_index=True, width="stretch", key="decide.compared", placeholder="none",
-        column_config={
-            "cost a day": config.NumberColumn(f"cost a day ({currency})", format="%,.2f"),
-            **{name: config.NumberColumn(format="%,.1f") for name in ("reviews a day", "declines a day")},
-            **{name: config.NumberColumn(format="percent") for name in ("recall", "alerts right", "declines right")},
-        },
+        {"": names, **{who: [found[name] for name in names] for who, found in told.items()}},
+        hide_index=True, width="stretch", height="content", key="decide.compared",
     )  # fmt: skip
+
+
+def figures(policy: simulate.Policy, costs: simulate.Costs, currency: str) -> dict[str, str]:
+    def share(value: float | None) -> str:
+        return "none" if value is None else f"{value:.1%}"
+
+    return {
+        "review from": charts.percent(policy.thresholds.review),
+        "decline from": charts.percent(policy.thresholds.decline),
+        f"cost a day ({currency})": f"{policy.cost * costs.per_day / 1000:,.2f}",
+        "reviews a day": f"{policy.reviews_per_day:,.1f}",
+        "declines a day": f"{policy.declines_per_day:,.1f}",
+        "frauds that are flagged": share(policy.recall),
+        "alerts that are fraud": share(policy.precision),
+        "declines that are fraud": share(policy.decline_precision),
+        "people keep up": "yes" if policy.reviews_per_day <= costs.capacity + 1e-6 else "no",
+    }
 
 
 def verdict(marks: Mapping[str, simulate.Policy], costs: simulate.Costs, currency: str) -> None:

@@ -65,7 +65,7 @@ def side_by_side(model: Model) -> None:
     other = model.challenger
     if other is None:
         st.caption(
-            "No challenger stands beside it. Where the service's `FRAUD_CHALLENGER_URL` names a second pointer, that "
+            "No challenger stands beside it. Where `FRAUD_CHALLENGER_URL` of the service names a second pointer, that "
             "model judges the same transactions in the shadow, and what it would have said is shown here."
         )
     sides: list[tuple[str, Mapping[str, Any]]] = [("champion", facts(model, model.metrics))]
@@ -74,7 +74,7 @@ def side_by_side(model: Model) -> None:
     names = list(sides[0][1])
     st.dataframe(
         {"figure": names, **{who: [str(found[name]) for name in names] for who, found in sides}},
-        hide_index=True, width="stretch", key="model.sides",
+        hide_index=True, width="stretch", height="content", key="model.sides",
     )  # fmt: skip
     if other is not None:
         shadow(other)

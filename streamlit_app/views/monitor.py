@@ -177,7 +177,7 @@ def by_day(summary: Summary) -> None:
                     "99 of 100": (charts.QUIET, [day.latency_p99_ms for day in days]),
                 },
                 "Latency (ms, at most)",
-                "~g",
+                ",.0f",
             ),
             width="stretch",
             key="monitor.latency",

@@ -408,6 +408,28 @@ def test_a_label_reaches_the_counterpartys_profile_and_a_reversal_leaves_it(rig:
     assert frauds(rig) == 1
 
 
+def test_of_two_labels_at_once_the_one_that_counts_is_what_the_profile_keeps(rig: Rig) -> None:
+    rig.scorer.answer(BODY)
+
+    class Overtaken:
+        """A log whose first label is overtaken by a chargeback between its record and its profile."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(rig.log.real, name)
+
+        def label(self, label: Label) -> Any:
+            found = rig.log.real.label(label)
+            rig.scorer.decisions = rig.log  # type: ignore[assignment]
+            other = Label("order-1", not label.is_fraud, "chargeback", label.time_ms, label.received_ms)
+            rig.scorer.feedback(other)
+            return found
+
+    rig.scorer.decisions = Overtaken()  # type: ignore[assignment]
+    rig.scorer.feedback(label(True))
+    assert rig.log.real.find(["order-1"])["order-1"].label.is_fraud is False
+    assert frauds(rig) == 0
+
+
 def test_a_label_for_an_unknown_transaction_is_not_found(rig: Rig) -> None:
     with pytest.raises(NotFound):
         rig.scorer.feedback(label(True))

@@ -320,6 +320,12 @@ def test_a_stronger_source_counts_and_a_weaker_one_is_recorded_beside_it(service
     assert counts["labels", "chargeback", "fraud"] == counts["labels", "customer", "legitimate"] == 1
 
 
+def test_a_label_on_a_test_input_is_kept_and_not_counted(service: Service) -> None:
+    service.send("test-decline-1")
+    assert service.say("test-decline-1", "fraud", "analyst").status_code == 200
+    assert ("labels", "analyst", "fraud") not in service.scorer.metrics.counts()
+
+
 def test_feedback_on_what_was_never_judged_is_not_found(service: Service) -> None:
     answer = service.say("nothing")
     assert answer.status_code == 404

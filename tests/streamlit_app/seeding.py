@@ -19,7 +19,7 @@ from fraud_api_lambda.settings import read_settings
 from training import synthetic
 
 #: Judged in one go, as one batch request would be: the clock stands still meanwhile.
-_AT_ONCE = 200
+_AT_ONCE = 10
 #: Columns of the generator that a request has none of.
 _UNSENT = ("time_ms", "label_ms", "is_fraud", "fraud_scenario", "weight")
 #: People have said what became of all alerts whose label is due, but for the last so many days' alerts, and of this
