@@ -472,11 +472,13 @@ class _Run:
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def _judge(self, candidate: Served, *, trained: bool) -> Verdict:
+        # Whoever published a challenger by hand may have taught it these days.
+        since = min(max(self.since_ms, _learned_ms(candidate.bundle.manifest) + self.delay_ms), self.until_ms)
         judged = compare(
-            records.records(self.log, self.since_ms, self.until_ms, test=False),
+            records.records(self.log, since, self.until_ms, test=False),
             self.champion,
             candidate,
-            since_ms=self.since_ms,
+            since_ms=since,
             until_ms=self.until_ms,
             known_until_ms=self.until_ms,
         )
@@ -611,19 +613,26 @@ def _can_be_judged(record: Any) -> bool:
 
 # --- what the policy asks --------------------------------------------------------------------------------------------
 
+_PRECISION: Final = "average precision"
+_HIGH: Final = "gain, upper end"
+_JUDGED: Final = "frauds judged"
+_GAIN: Final = "gain"
+_LOW: Final = "gain, lower end"
+_SHADOWED: Final = "decisions beside the champion"
+
 
 def _gate(judged: Judged) -> Iterator[Check]:
     rate = judged.frauds / judged.rows if judged.rows else 0.0
     found, high = judged.candidate, judged.high
     yield Check(
-        "average precision",
+        _PRECISION,
         "publish",
         found is not None and found >= 2 * rate,
         found,
         f"at least {2 * rate:.4f}, twice the fraud rate: hardly better than chance below",
     )
     yield Check(
-        "gain, upper end",
+        _HIGH,
         "publish",
         high is not None and high >= 0,
         high,
@@ -633,11 +642,11 @@ def _gate(judged: Judged) -> Iterator[Check]:
 
 def _promotion(judged: Judged, policy: Policy) -> Iterator[Check]:
     enough = judged.frauds >= policy.min_judged_frauds
-    yield Check("frauds judged", "promote", enough, judged.frauds, f"at least {policy.min_judged_frauds}")
+    yield Check(_JUDGED, "promote", enough, judged.frauds, f"at least {policy.min_judged_frauds}")
     gain, low = judged.gain, judged.low
-    yield Check("gain", "promote", gain is not None and gain >= policy.min_gain, gain, f"at least {policy.min_gain:g}")
+    yield Check(_GAIN, "promote", gain is not None and gain >= policy.min_gain, gain, f"at least {policy.min_gain:g}")
     yield Check(
-        "gain, lower end",
+        _LOW,
         "promote",
         low is not None and low >= policy.min_gain_low,
         low,
@@ -645,9 +654,6 @@ def _promotion(judged: Judged, policy: Policy) -> Iterator[Check]:
     )
     share = judged.flipped_share
     yield Check("flipped decisions", "promote", share <= policy.max_flipped, share, f"at most {policy.max_flipped:g}")
-
-
-_SHADOWED: Final = "decisions beside the champion"
 
 
 def _shadowed(shadow: Judged | None, policy: Policy) -> Iterator[Check]:
@@ -667,7 +673,11 @@ def _shadowed(shadow: Judged | None, policy: Policy) -> Iterator[Check]:
 
 def _quality(verdict: Verdict) -> list[Check]:
     """What has been found against a challenger; not that too little is known of it yet."""
-    return [check for check in verdict.failed("publish", "promote") if check.name not in {_SHADOWED, "frauds judged"}]
+    failed = verdict.failed("publish", "promote")
+    unsure = {_SHADOWED, _JUDGED}
+    if any(check.name == _JUDGED for check in failed):
+        unsure |= {_PRECISION, _HIGH, _GAIN, _LOW}
+    return [check for check in failed if check.name not in unsure]
 
 
 def _because(failed: Sequence[Check]) -> str:
@@ -680,6 +690,13 @@ def _because(failed: Sequence[Check]) -> str:
 def _trained_ms(manifest: Manifest) -> int:
     found = parse_rfc3339(manifest.created_at)
     return 0 if found is None else found
+
+
+def _learned_ms(manifest: Manifest) -> int:
+    """When the last row that taught it came in; where it does not say, when it was made."""
+    told = manifest.training.get("learned_until")
+    found = parse_rfc3339(told) if isinstance(told, str) else None
+    return _trained_ms(manifest) if found is None else found
 
 
 def _options_of(manifest: Manifest, setting: Setting, rules: str, delay_ms: int) -> train.Options:

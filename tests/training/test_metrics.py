@@ -27,6 +27,7 @@ from training.metrics import (
     curves,
     exact_interval,
     metrics,
+    precision_interval,
 )
 
 ISSUE_NAMES = [
@@ -199,6 +200,14 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
     first, again, other = (metrics(rows, costs=Costs(), seed=s)["intervals"] for s in (1, 1, 2))
     assert first == again
     assert first["average_precision"]["low"] != other["average_precision"]["low"]
+
+
+def test_average_precisions_own_interval_is_that_of_the_metrics() -> None:
+    rows = scored(500, legit_weight=5.0)
+    told = metrics(rows, costs=Costs(), seed=3)["intervals"]["average_precision"]
+    alone = precision_interval(rows.probability, rows.is_fraud, rows.weight, seed=3)
+    assert alone == (told["low"], told["high"])
+    assert precision_interval(rows.probability, np.zeros_like(rows.is_fraud), rows.weight) is None
 
 
 def test_a_ranking_without_error_still_has_a_bound() -> None:

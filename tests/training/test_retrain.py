@@ -333,6 +333,24 @@ def test_whoever_goes_back_from_a_model_does_not_get_it_again(standing: tuple[Wo
     assert world.version("current") == report.champion
 
 
+def test_a_challenger_that_somebody_taught_the_judged_days_is_judged_on_later_ones(world: World) -> None:
+    log = world.log()
+    frame = records.frame(log, world.end_ms)
+    log.close()
+    options = train.Options(
+        "the decision log", split="random", tune=0, ablation=False, delay_ms=DELAY * DAY_MS, now_ms=world.end_ms
+    )
+    data = train.replayed(frame, options, "0" * 64)
+    result = train.run(options, world.home / "own", world.key, given=(data, train.split_data(options, data)))
+    bundles.publish(result.bundle, world.url("challenger"), world.key, world.trusted)
+    pointers = world.pointers()
+    report = world.retrain()
+    assert (report.outcome, report.version) == ("published", result.version)
+    assert "frauds judged 0" in report.why
+    assert (report.verdicts[0].judged.rows, report.verdicts[0].trained) == (0, False)
+    assert world.pointers() == pointers
+
+
 def test_a_dry_run_measures_everything_and_moves_nothing(world: World) -> None:
     pointers = world.pointers()
     report = world.retrain(dry_run=True)
