@@ -116,9 +116,7 @@ def test_what_is_empty_is_left_out(cell: Any) -> None:
 
 
 def test_ids_of_a_parquet_column_with_gaps_are_no_numbers_with_a_point() -> None:
-    frame = batch.read_file(
-        "f.parquet", _parquet(pd.DataFrame({"amount": [1.0, 2.0], "customer_id": [12.0, None]}))
-    )
+    frame = batch.read_file("f.parquet", _parquet(pd.DataFrame({"amount": [1.0, 2.0], "customer_id": [12.0, None]})))
     sent = [request(row) for row in frame.to_dict("records")]
     assert sent[0]["customer_id"] == "12"
     assert "customer_id" not in sent[1]
