@@ -12,6 +12,7 @@ from streamlit_app.client import ApiError, NotFound
 WINDOWS: dict[str, int | None] = {"24 hours": 24, "7 days": 7 * 24, "30 days": 30 * 24, "ever": None}
 LABELS = {"not marked yet": "none", "marked fraud": "fraud", "marked legitimate": "legitimate", "all": None}
 FLAGGED: tuple[Outcome, ...] = ("decline", "review")
+SOURCES = ("analyst", "chargeback", "customer")
 WHY, CUSTOMER, COUNTERPARTY, RECORD = "Why", "Customer", "Counterparty", "Record"
 #: How often the page looks for newer alerts (s), and how much of a party's past it shows.
 LOOK_SECONDS = 30
@@ -195,8 +196,9 @@ def case(item: Transaction, row: int, last: int) -> None:
         st.badge(decision.outcome, color="red" if decision.outcome == "decline" else "orange", icon=":material/flag:")
         decisions.badges(decision)
         if item.label is not None:
+            source = item.label.source if item.label.source in SOURCES else "somebody"  # Markdown stands in a badge
             st.badge(
-                f"marked {item.label.label} by {item.label.source}", icon=":material/person:",
+                f"marked {item.label.label} by {source}", icon=":material/person:",
                 color="red" if item.label.label == "fraud" else "green",
             )  # fmt: skip
     st.text(decision.explanation)

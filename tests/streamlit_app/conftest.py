@@ -1,5 +1,6 @@
 """Real servers for the console's tests: the service itself under uvicorn, and small ones that misbehave on purpose."""
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import streamlit as st
+from streamlit.testing.v1 import AppTest
 
 from tests.streamlit_app.servers import Answer, Recorded, SmallServer
 
@@ -28,6 +31,21 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FRAUD_API_URL", "BACKEND_URL", "FRAUD_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     st.cache_resource.clear()
+
+
+@pytest.fixture
+def open_console(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """Opens the console for the API at ``url``, as a first-time visitor: ``open_console(url, key=None)``."""
+
+    def open_it(url: str, key: str | None = None) -> AppTest:
+        monkeypatch.setenv("FRAUD_API_URL", url)
+        if key:
+            monkeypatch.setenv("FRAUD_API_KEY", key)
+        app = AppTest.from_file(str(APP), default_timeout=60).run()
+        assert not app.exception
+        return app
+
+    return open_it
 
 
 @contextmanager
@@ -76,12 +94,41 @@ def rules_only_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def with_model_url(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The real service with a really trained bundle."""
-    environment = {
+    with serve(tmp_path_factory.mktemp("with-model"), **environment_of(trained)) as url:
+        yield url
+
+
+def environment_of(trained: Any) -> dict[str, str]:
+    """Settings of a service that serves the small bundle."""
+    return {
         "FRAUD_MODEL_URL": f"file://{trained.root}/models/current",
         "FRAUD_MODEL_PUBLIC_KEYS": f"file://{trained.root}/keys/development.pub",
     }
-    with serve(tmp_path_factory.mktemp("with-model"), **environment) as url:
-        yield url
+
+
+#: Keys of the service with a past, by role.
+KEYS = {role: f"fraud_{role}_0123456789abcdefghijklmnopqrstuvwxyz" for role in ("score", "review", "admin")}
+
+
+@dataclass(frozen=True)
+class Past:
+    """The real service with keys, and weeks of judged and labelled transactions behind it."""
+
+    url: str
+    key: str = KEYS["review"]
+
+
+@pytest.fixture(scope="session")
+def with_past(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
+    """Every page has something to show. Tests may add transactions and labels, and rely on no exact number."""
+    from tests.streamlit_app.seeding import seed
+
+    folder = tmp_path_factory.mktemp("with-past")
+    environment = environment_of(trained)
+    seed(folder, environment, rows=3_000, generated=12_000)
+    items = (f"{role}:{role}:{hashlib.sha256(key.encode()).hexdigest()}" for role, key in KEYS.items())
+    with serve(folder, **environment, FRAUD_API_KEYS=" ".join(items)) as url:
+        yield Past(url)
 
 
 @pytest.fixture(params=["rules_only_url", "with_model_url"])
