@@ -5,8 +5,9 @@ trained from the decision log, and the weeks are counted. From ``new_week`` on t
 transfers come, and with them a kind of fraud that nobody has seen before. Everything goes the way it goes in service:
 transactions through ``POST /predict/batch`` of the real application on SQLite, at the times at which they take place (a
 simulated clock); labels through ``POST /feedback`` days later, and some never; a look at ``GET /drift`` every week;
-``retrain`` by a written policy twice a week while there is drift, a challenger waits or four weeks have passed. The
-first model, frozen, scores the same transactions from the features that were recorded.
+``retrain`` by a written policy at a week's end while there is drift, or was lately, or when four weeks have passed, and
+in the middle of a week where a challenger waits. The first model, frozen, scores the same transactions from the
+features that were recorded.
 
 This module alone, of training's, knows the composition root: it is a client that starts its own server (ADR 0019).
 Seeded: the same plan leaves the same figures.
@@ -78,7 +79,8 @@ min_shadowed: 2000
 @dataclass(frozen=True)
 class Plan:
     """What life is to be lived. ``before``: weeks without a model; ``schedule``: weeks after which a new model is
-    trained even where nothing drifts; ``tune``: candidates of each search.
+    looked for even where nothing drifts; ``after_drift``: weeks, counted from the last look that named drift, at whose
+    ends one is looked for too, since labels of what is new come late; ``tune``: candidates of each search.
     """
 
     weeks: int = 13
@@ -87,6 +89,7 @@ class Plan:
     new_week: int = 7
     fraud_share: float = 0.02
     schedule: int = 4
+    after_drift: int = 4
     tune: int = 1
     seed: int = 7
     policy: str = POLICY
@@ -200,7 +203,6 @@ class _Life:
         self.offered = 0
 
     async def live(self) -> Life:
-        plan = self.plan
         app = bootstrap.build(
             Settings(
                 model_url=self.champion_url,
@@ -216,31 +218,40 @@ class _Life:
             ),
             clock=lambda: self.now_ms,
         )
-        async with app.router.lifespan_context(app):
-            self.api = _Api(app)
-            self.scorer = app.state.scorer
-            rows = plan.rows_a_week * (plan.before + plan.weeks)
-            self.progress(f"{rows:,} transactions of {plan.before} weeks before the first model and {plan.weeks} after")
-            await self._pass(0, plan.before * WEEK_MS)
-            self.frozen = self._first()
-            weeks, steps, last = [], [], 0.0
-            for week in range(1, plan.weeks + 1):
-                begin = (plan.before + week - 1) * WEEK_MS
-                drift: Mapping[str, Any] = {}
-                for half in (0, 1):
-                    await self._pass(begin + half * WEEK_MS // 2, begin + (half + 1) * WEEK_MS // 2)
-                    if half == 1:
-                        drift = await self._drift(begin)
-                        weeks.append(self._week(week, begin, drift))
-                        self.progress(_line(weeks[-1]))
-                    reason = self._reason(weeks, last, week + half / 2 - 0.5)
-                    if reason is None:
-                        continue
-                    step = await self._retrain(week, 3.5 * (half + 1), reason)
-                    steps.append(step)
-                    self.progress(f"  day {step.day:g}, {reason}: {step.report['why']}")
-                    if any(verdict["trained"] for verdict in step.report["verdicts"]):
-                        last = week + half / 2 - 0.5
+        self.api = _Api(app)
+        self.scorer = app.state.scorer
+        # Of all that lives beside an app that is served, this alone does not go by the machine's clock.
+        self.scorer.shadow.start()
+        try:
+            return await self._weeks()
+        finally:
+            self.scorer.shadow.stop()
+
+    async def _weeks(self) -> Life:
+        plan = self.plan
+        self.progress(
+            f"{len(self.frame):,} transactions: {plan.before} weeks before the first model, then {plan.weeks} with one"
+        )
+        await self._pass(0, plan.before * WEEK_MS)
+        self.frozen = self._first()
+        weeks: list[Week] = []
+        steps: list[Step] = []
+        last = 0
+        for week in range(1, plan.weeks + 1):
+            begin = (plan.before + week - 1) * WEEK_MS
+            for half in (0, 1):
+                await self._pass(begin + half * WEEK_MS // 2, begin + (half + 1) * WEEK_MS // 2)
+                if half == 1:
+                    weeks.append(self._week(week, begin, await self._drift(begin)))
+                    self.progress(_line(weeks[-1]))
+                reason = self._reason(weeks, last, at_end=half == 1)
+                if reason is None:
+                    continue
+                step = await self._retrain(week, 3.5 * (half + 1), reason)
+                steps.append(step)
+                self.progress(f"  day {step.day:g}, {reason}: {step.report['why']}")
+                if any(verdict["trained"] for verdict in step.report["verdicts"]):
+                    last = week
         return Life(plan, self.frozen.version, tuple(weeks), tuple(steps))
 
     # --- the stream --------------------------------------------------------------------------------------------------
@@ -374,14 +385,19 @@ class _Life:
         )
         return load(bundles.open_folder(made.bundle, self.keys))
 
-    def _reason(self, weeks: list[Week], last: float, now: float) -> str | None:
-        """Why a model is to be looked for at this moment, the middle or the end of a week."""
+    def _reason(self, weeks: Sequence[Week], last: int, *, at_end: bool) -> str | None:
+        """Why to retrain at this moment, the middle or the end of a week; None: there is no reason. ``last``: the week
+        in which a model was trained.
+        """
         champion, challenger = self.scorer.source.served, self.scorer.challenger.served
         if challenger is not None and challenger.version != champion.version:
             return "a challenger waits"
-        if weeks and weeks[-1].drift:
-            return f"drift of {named(weeks[-1].drift)}"
-        return "schedule" if now - last >= self.plan.schedule else None
+        if not at_end:
+            return None
+        drifted = [week for week in weeks[-self.plan.after_drift :] if week.drift]
+        if drifted:
+            return f"drift of {named(drifted[-1].drift)} in week {drifted[-1].week}"
+        return "schedule" if weeks[-1].week - last >= self.plan.schedule else None
 
     async def _retrain(self, week: int, day: float, reason: str) -> Step:
         told = (await self.api.call("GET", "/model"))["challenger"]

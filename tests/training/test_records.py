@@ -376,6 +376,34 @@ def test_a_label_meets_the_profile_as_it_was_when_the_label_came(
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
+def test_the_frame_of_the_log_is_what_an_export_would_give_in_the_order_of_arrival(rig: Rig, tmp_path: Path) -> None:
+    live(rig, 8)
+    rig.scorer.answer({"transaction_id": "test-decline", "amount": 5, "customer_id": "C1"})
+    frame = records.frame(rig.log, rig.now_ms + 1)
+    assert (np.diff(frame["received_ms"]) >= 0).all()
+    assert (np.diff(frame["time_ms"]) < 0).any()
+    stored = {each.record.transaction_id: each for each in records.records(rig.log, None, None, test=False)}
+    assert set(frame["transaction_id"]) == set(stored)
+    for row in frame.to_dict("records"):
+        record, label = stored[row["transaction_id"]]
+        assert row["received_ms"] == record.received_ms
+        assert (row["labelled"], row["flagged"]) == (label is not None, record.outcome != "approve")
+    records.export(rig.log, tmp_path / "out.parquet")
+    exported = dataset.load(str(tmp_path / "out.parquet"), "synthetic").set_index("transaction_id")
+    same = frame.set_index("transaction_id").drop(columns=["received_ms", "labelled", "flagged"])
+    pd.testing.assert_frame_equal(same.loc[exported.index, exported.columns], exported)
+
+
+def test_the_frame_of_the_log_knows_no_label_that_came_later(rig: Rig) -> None:
+    rig.scorer.answer({"transaction_id": "t", "amount": 5})
+    arrived = rig.now_ms
+    rig.now_ms += DAY_MS
+    rig.label("t", True)
+    before, after = records.frame(rig.log, rig.now_ms), records.frame(rig.log, rig.now_ms + 1)
+    assert before[["is_fraud", "labelled", "label_ms"]].to_numpy().tolist() == [[0, False, arrived]]
+    assert after[["is_fraud", "labelled", "label_ms"]].to_numpy().tolist() == [[1, True, rig.now_ms]]
+
+
 def test_exported_transactions_teach_what_was_judged(rig: Rig, tmp_path: Path) -> None:
     live(rig, 8)
     rig.scorer.answer({"transaction_id": "test-decline", "amount": 5, "customer_id": "C1"})
