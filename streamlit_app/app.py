@@ -12,12 +12,34 @@ if _ROOT not in sys.path:
 
 from streamlit_app import connection  # noqa: E402  (the path comes first)
 
+#: Page, title, icon, and the route that it cannot do without.
+PAGES = (
+    ("score", "Score", "speed", ("POST", "/predict")),
+    ("batch", "Batch", "table_rows", ("POST", "/predict/batch")),
+    ("alerts", "Alerts", "notifications", ("GET", "/transactions")),
+    ("monitor", "Monitor", "monitoring", ("GET", "/summary")),
+    ("decide", "Decide", "balance", ("POST", "/backtest")),
+    ("model", "Model", "model_training", ("GET", "/model")),
+)
+
 # An emoji, because Streamlit's browser code loads a Material icon for the tab from the internet.
 st.set_page_config(page_title="Fraud console", page_icon="🛡️", layout="wide", initial_sidebar_state=250)
 
 # The folder is not called pages/: Streamlit would take it for its older kind of app, and show its files without this
-# one to whoever is the first to open a deep link after a start.
-page = st.navigation([st.Page("views/score.py", title="Score", icon=":material/speed:", default=True)])
+# one to whoever is the first to open a deep link after a start. A page that the key does not open is hidden and not
+# absent: whoever comes by a link is told why, where Streamlit would show another page.
+page = st.navigation(
+    [
+        st.Page(
+            f"views/{name}.py",
+            title=title,
+            icon=f":material/{icon}:",
+            default=name == "score",
+            visibility="visible" if connection.opens(*route) else "hidden",
+        )
+        for name, title, icon, route in PAGES
+    ]
+)
 
 page.run()
 

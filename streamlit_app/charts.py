@@ -7,11 +7,13 @@ from typing import Literal, cast
 import altair as alt
 import pandas as pd
 
-from streamlit_app.client import Reason
+from streamlit_app.answers import Reason, UsualAmounts
 
 APPROVE, REVIEW, DECLINE = "#2a9d6f", "#e0a021", "#d8474f"
 #: Readable on white and on near-black alike (contrast above 4 to 1 on both): text marks know no theme.
 QUIET = "#7b8494"
+#: What is looked at now, among what was before.
+ACCENT = "#3f7fe8"
 _START = "start and all else"
 _SCORE = "the score"
 
@@ -189,3 +191,70 @@ def _distinct(names: Sequence[str]) -> list[str]:
         taken.add(fresh)
         distinct.append(fresh)
     return distinct
+
+
+# --- a party's normal ------------------------------------------------------------------------------------------------
+
+
+def amounts(usual: UsualAmounts, here: float, currency: str) -> alt.LayerChart:
+    """The band of usual amounts (10 % to 90 %), the middle one, the largest, and this one, on a logarithm of money.
+
+    Cents at least: a logarithm knows no zero.
+    """
+    low, middle, high, most, at = (max(value, 0.01) for value in (usual.p10, usual.p50, usual.p90, usual.max, here))
+    x = alt.X(
+        "at:Q",
+        title=f"amount, {currency}",
+        scale=alt.Scale(type="log", domain=[min(low, at) / 1.5, max(most, at) * 1.5], nice=False),
+        axis=alt.Axis(format="~s", tickCount=4, grid=False),
+    )
+    band = alt.Chart(pd.DataFrame({"at": [low], "to": [high], "what": ["usual (10 % to 90 %)"]}))
+    ticks = pd.DataFrame(
+        {"at": [middle, most, at], "what": ["middle", "largest", "this one"], "color": [QUIET, QUIET, ACCENT]}
+    )
+    marks = alt.Chart(ticks)
+    told = [alt.Tooltip("what:N", title="which"), alt.Tooltip("at:Q", title="amount", format=",.2f")]
+    return cast(
+        alt.LayerChart,
+        alt.layer(
+            band.mark_bar(height=18, color=QUIET, opacity=0.35, cornerRadius=3, y=36).encode(
+                x=x, x2="to:Q", tooltip=["what:N"]
+            ),
+            marks.mark_tick(thickness=3, size=26, y=36).encode(
+                x=x, color=alt.Color("color:N", scale=None), tooltip=told
+            ),
+            marks.mark_text(fontSize=12, y=12).encode(x=x, text="what:N", color=alt.Color("color:N", scale=None)),
+        ).properties(height=56),
+    )
+
+
+def hours(counts: Sequence[int], here: int | None) -> alt.Chart:
+    """Earlier transactions by hour of the day; this one's hour stands out."""
+    frame = pd.DataFrame(
+        {
+            "hour": range(24),
+            "n": counts,
+            "which": ["this one's hour" if hour == here else "earlier" for hour in range(24)],
+        }
+    )
+    # An hour without a bar is told by its mark on the axis.
+    bars = (
+        alt.Chart(frame)
+        .mark_bar(cornerRadius=1)
+        .encode(
+            x=alt.X("hour:O", title="hour of the day", axis=alt.Axis(values=[0, 6, 12, 18, 23], labelAngle=0)),
+            y=alt.Y("n:Q", title=None, axis=alt.Axis(tickCount=2, format="d", grid=False)),
+            color=alt.Color(
+                "which:N",
+                scale=alt.Scale(domain=["this one's hour", "earlier"], range=[ACCENT, QUIET]),
+                legend=None,
+            ),
+            tooltip=["hour:O", alt.Tooltip("n:Q", title="transactions")],
+        )
+    )
+    place = (
+        alt.Chart(frame[frame["which"] == "this one's hour"])
+        .mark_point(shape="triangle-up", filled=True, size=60, color=ACCENT, yOffset=6)
+        .encode(x="hour:O", y=alt.datum(0))
+    )
+    return cast(alt.Chart, alt.layer(bars, place).properties(height=90))

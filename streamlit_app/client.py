@@ -11,7 +11,8 @@
     |-- RequestRefused       the request is wrong (400, 409, 413, 415, 422); ``fields`` names what
     |-- NotServed            503: what was asked for needs a model, or the service is not ready
     |-- ApiFailed            any other answer from 500 up
-    `-- NotTheApi            something answers that is not this API: not JSON, a redirect, 404, an unknown shape
+    |-- NotTheApi            something answers that is not this API: not JSON, a redirect, 404, an unknown shape
+    `-- NotFound             404 in the API's own words: there is no such transaction or party
 
 Nothing here imports the service or Streamlit. Texts that come from the API (``RequestRefused.fields``,
 ``Decision.explanation`` ...) may hold parts of a transaction: show them as plain text only.
@@ -19,16 +20,36 @@ Nothing here imports the service or Streamlit. Texts that come from the API (``R
 
 import ipaddress
 import json
-import math
 import socket
 import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
+
+from streamlit_app.answers import (
+    Backtest,
+    BatchItem,
+    BatchResult,
+    Checked,
+    Decision,
+    Drift,
+    FeedbackAnswer,
+    LabelName,
+    Me,
+    Model,
+    Party,
+    Rule,
+    Rules,
+    Summary,
+    TransactionList,
+    WholeTransaction,
+    number,
+    read,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 #: Seconds to open a connection; seconds of silence; seconds for a whole answer. The service's own budget is 250 ms,
@@ -37,10 +58,9 @@ CONNECT_SECONDS = 3.0
 SILENCE_SECONDS = 8.0
 TOTAL_SECONDS = 12.0
 #: No answer that the console reads is near this size.
-MAX_ANSWER_BYTES = 4_000_000
-
-Outcome = Literal["approve", "review", "decline"]
-_OUTCOMES: tuple[Outcome, ...] = ("approve", "review", "decline")
+MAX_ANSWER_BYTES = 8_000_000
+#: A batch, a back-test or a look for drift may take so long (s): what API Gateway waits at most.
+LONG_SECONDS = 29.0
 
 
 class ApiError(Exception):
@@ -69,7 +89,11 @@ class KeyRefused(ApiError):
 
 
 class TooManyRequests(ApiError):
-    pass
+    """``retry_after`` is how many seconds the API asks to wait."""
+
+    def __init__(self, message: str, mend: str, retry_after: float = 1.0):
+        super().__init__(message, mend)
+        self.retry_after = retry_after
 
 
 class RequestRefused(ApiError):
@@ -89,6 +113,10 @@ class ApiFailed(ApiError):
 
 
 class NotTheApi(ApiError):
+    pass
+
+
+class NotFound(ApiError):
     pass
 
 
@@ -154,58 +182,18 @@ class Address:
 class Readiness:
     """``GET /ready``. ``ready`` is False when rules alone decide.
 
-    ``detail`` says in the API's words why there is no model, or why the last look for a newer one failed.
+    ``detail`` says in the API's words why there is no model, or why the last look for a newer one failed. ``silent``
+    names the stores that do not answer; ``waiting`` is the number of items in the outbox; ``rules_detail`` says why the
+    rules file was refused.
     """
 
     ready: bool
     model: str
     model_version: str | None
     detail: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule as the service has it: ``expression`` is CEL, ``reason`` a sentence for people."""
-
-    id: str
-    expression: str
-    outcome: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """``contribution`` is in log-odds of the calibrated probability: above zero pushes towards fraud."""
-
-    code: str
-    feature: str
-    value: float | str | None
-    contribution: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The answer to one transaction. Probability, thresholds and model version are None when no model is loaded."""
-
-    transaction_id: str
-    outcome: Outcome
-    fraud_probability: float | None
-    decided_by: str
-    review_from: float | None
-    decline_from: float | None
-    rules: tuple[str, ...]
-    reasons: tuple[Reason, ...]
-    explanation: str
-    amount: float
-    currency: str
-    amount_base: float
-    base_currency: str
-    model_version: str | None
-    rules_version: str
-    scored_at: str
-    test: bool
-    degraded: tuple[str, ...]
+    silent: tuple[str, ...] = ()
+    waiting: int = 0
+    rules_detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +218,11 @@ class FraudApi:
         total_seconds: float = TOTAL_SECONDS,
     ):
         self.address = address
-        self._total_seconds = total_seconds
+        self._connect_seconds, self._silence_seconds, self._total_seconds = (
+            connect_seconds,
+            silence_seconds,
+            total_seconds,
+        )
         self._http = httpx.Client(
             base_url=address.url,
             headers={"Accept": "application/json", **({"X-API-Key": address.key} if address.key else {})},
@@ -244,51 +236,117 @@ class FraudApi:
 
     def ready(self) -> Readiness:
         """How the service is doing. A service without a model is a :class:`Readiness`, not an error."""
-        status, answer, _ = self._call("GET", "/ready")
+        status, answer, headers = self._call("GET", "/ready")
         if isinstance(answer, dict) and isinstance(answer.get("model"), str) and status in (200, 503):
-            last_look = answer.get("last_refresh")
-            source = last_look if status == 200 and isinstance(last_look, dict) else answer
-            version, detail = answer.get("model_version"), source.get("detail")
-            return Readiness(
-                ready=status == 200,
-                model=answer["model"],
-                model_version=version if isinstance(version, str) else None,
-                detail=detail if isinstance(detail, str) else None,
-            )
-        raise self._error(status, answer)
+            return _readiness(status, answer)
+        raise self._error(status, answer, headers)
+
+    def me(self) -> Me:
+        """Whose key this is, and what it opens."""
+        return self._ask(Me, "GET", "/me")
 
     def rules(self) -> dict[str, Rule]:
         """The rules beside the model, by id (``GET /model``). Raises :class:`NotServed` when no model is loaded."""
-        status, answer, _ = self._call("GET", "/model")
+        return {rule.id: rule for rule in self._ask(Rules, "GET", "/model").rules}
+
+    def model(self) -> Model:
+        """What is served. Raises :class:`NotServed` when no model is loaded."""
+        return self._ask(Model, "GET", "/model")
+
+    def report(self) -> bytes:
+        """The served bundle's report, one HTML page: to be saved, never to be shown in the console."""
+        status, received, headers = self._send("GET", "/model/report")
         if status != 200:
-            raise self._error(status, answer)
-        try:
-            if not isinstance(answer, dict):
-                raise TypeError
-            rules = [
-                Rule(*(_text(item[name]) for name in ("id", "expression", "outcome", "reason")))
-                for item in answer["rules"]
-            ]
-        except (KeyError, TypeError):
-            raise _unknown_form(self.address) from None
-        return {rule.id: rule for rule in rules}
+            raise self._error(status, _parsed(received), headers)
+        if not headers.get("Content-Type", "").startswith("text/html"):
+            raise self._not_the_api("sent no report")
+        return received
+
+    def batch(self, transactions: list[dict[str, Any]]) -> tuple[BatchItem, ...]:
+        """``POST /predict/batch``: a decision or a problem for each of at most 1,000, in their order."""
+        body = json.dumps({"transactions": transactions}, ensure_ascii=False)
+        results = self._ask(BatchResult, "POST", "/predict/batch", body, seconds=LONG_SECONDS).results
+        if [item.index for item in results] != list(range(len(transactions))):
+            raise _unknown_form(self.address)
+        return results
+
+    def transactions(self, **filters: str | float | bool | None) -> TransactionList:
+        """A page of recorded decisions, by arrival; ``filters`` are the route's parameters, None is not sent."""
+        return self._ask(TransactionList, "GET", f"/transactions{_query(filters)}")
+
+    def transaction(self, transaction_id: str) -> WholeTransaction:
+        """Raises :class:`NotFound`."""
+        return self._ask(WholeTransaction, "GET", f"/transactions/{quote(transaction_id, safe='')}")
+
+    def party(self, party_id: str) -> Party:
+        """What is normal for a party. Raises :class:`NotFound` for one of whom nothing is known."""
+        return self._ask(Party, "GET", f"/parties/{quote(party_id, safe='')}")
+
+    def feedback(self, transaction_id: str, label: LabelName, note: str = "") -> FeedbackAnswer:
+        """Say what a transaction turned out to be; the source is the analyst."""
+        body = {"transaction_id": transaction_id, "label": label, "source": "analyst", "note": note}
+        return self._ask(FeedbackAnswer, "POST", "/feedback", json.dumps(body))
+
+    def summary(self, since: str) -> Summary:
+        """Figures by UTC day, from the day ``since`` (``2026-02-06``) until today."""
+        return self._ask(Summary, "GET", f"/summary{_query({'since': since})}")
+
+    def drift(self) -> Drift:
+        """What has changed since the model was trained. Raises :class:`NotServed` without a model to compare with."""
+        return self._ask(Drift, "GET", "/drift", seconds=LONG_SECONDS)
+
+    def check(self, **what: str) -> Checked:
+        """Compile one ``expression``, or a whole file of ``rules``. Raises :class:`RequestRefused` with the place."""
+        return self._ask(Checked, "POST", "/rules/check", json.dumps(what))
+
+    def backtest(self, change: Mapping[str, Any]) -> Backtest:
+        """What another policy would have decided; ``change`` as the route takes it."""
+        return self._ask(Backtest, "POST", "/backtest", json.dumps(change), seconds=LONG_SECONDS)
 
     def score(self, body: str) -> Scored:
         """``POST /predict?explain=true`` with the JSON text ``body`` exactly as it stands. Raises ApiError."""
         started = time.perf_counter()
         status, answer, headers = self._call("POST", "/predict?explain=true", body)
         if status != 200:
-            raise self._error(status, answer)
+            raise self._error(status, answer, headers)
         return Scored(
-            decision=_decision(answer, self.address),
+            decision=self._read(Decision, answer),
             raw=answer if isinstance(answer, dict) else {},
             seconds=time.perf_counter() - started,
             replayed=headers.get("Idempotent-Replayed", "").lower() == "true",
         )
 
-    def _call(self, method: str, path: str, body: str | None = None) -> tuple[int, object, httpx.Headers]:
-        """Status, parsed JSON and headers; never more than MAX_ANSWER_BYTES nor longer than the whole budget."""
-        host, total = self.address.host, self._total_seconds
+    def _ask[T](self, shape: type[T], method: str, path: str, body: str | None = None, *, seconds: float = 0.0) -> T:
+        """The answer as ``shape``. A read whose store did not answer in its short time is asked once more."""
+        for patient in (method == "GET", False):
+            status, answer, headers = self._call(method, path, body, seconds=seconds)
+            silent = status == 503 and isinstance(answer, dict) and answer.get("title") == "Store not reached"
+            if not (patient and silent):
+                break
+        if status != 200:
+            raise self._error(status, answer, headers)
+        return self._read(shape, answer)
+
+    def _read[T](self, shape: type[T], answer: object) -> T:
+        try:
+            return read(shape, answer)
+        except ValueError:
+            raise _unknown_form(self.address) from None
+
+    def _call(
+        self, method: str, path: str, body: str | None = None, *, seconds: float = 0.0
+    ) -> tuple[int, object, httpx.Headers]:
+        status, received, headers = self._send(method, path, body, seconds=seconds)
+        return status, _parsed(received), headers
+
+    def _send(
+        self, method: str, path: str, body: str | None = None, *, seconds: float = 0.0
+    ) -> tuple[int, bytes, httpx.Headers]:
+        """Status, body and headers; never more than MAX_ANSWER_BYTES nor longer than the whole budget.
+
+        ``seconds`` is for what may rightly take longer than the usual budget, silence included.
+        """
+        host, total = self.address.host, max(seconds, self._total_seconds)
         slow = ApiSlow(
             f"The API at {host} did not answer within {total:g} s.",
             "It may be starting: try again in a moment. If it stays slow, look at the service's log.",
@@ -298,7 +356,8 @@ class FraudApi:
         headers = {} if body is None else {"Content-Type": "application/json"}
         received = bytearray()
         try:
-            with self._http.stream(method, path, content=content, headers=headers) as response:
+            timeout = self._timeout(seconds)
+            with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
                 for chunk in response.iter_bytes():
                     received += chunk
                     if time.monotonic() > deadline:
@@ -327,13 +386,12 @@ class FraudApi:
             raise self._down("The connection was dropped") from None
         except (httpx.DecodingError, httpx.InvalidURL):
             raise self._not_the_api("sent something unreadable") from None
-        try:
-            answer: object = json.loads(received, parse_constant=_number)
-        except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError too
-            answer = None
-        return response.status_code, answer, response.headers
+        return response.status_code, bytes(received), response.headers
 
-    def _error(self, status: int, answer: object) -> ApiError:
+    def _timeout(self, seconds: float) -> httpx.Timeout:
+        return httpx.Timeout(max(seconds, self._silence_seconds), connect=self._connect_seconds)
+
+    def _error(self, status: int, answer: object, headers: Mapping[str, str]) -> ApiError:
         """The typed error for an answer that is not the one hoped for."""
         problem = answer if isinstance(answer, dict) else {}
         host = self.address.host
@@ -347,12 +405,15 @@ class FraudApi:
             return TooManyRequests(
                 f"The API at {host} is asked too often (429).",
                 "Wait a moment, then try again; the usage plan sets how often.",
+                _seconds(headers.get("Retry-After", "")),
             )
         if 300 <= status < 400:
             return self._not_the_api("redirects elsewhere")
+        is_problem = isinstance(problem.get("title"), str)
+        if status == 404 and is_problem and str(problem.get("detail", "")).startswith(("No transaction", "Nothing is")):
+            return NotFound(problem["detail"], "It may lie further back than the log goes, or be written otherwise.")
         if status in (404, 405):
             return self._not_the_api(f"does not know this route ({status})")
-        is_problem = isinstance(problem.get("title"), str)
         if status == 503 and is_problem:
             detail = problem.get("detail")
             return NotServed(
@@ -413,56 +474,42 @@ def _fields(errors: object) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _decision(answer: object, address: Address) -> Decision:
-    """Read a Decision; members this console does not know are left alone. Raises :class:`NotTheApi`."""
+def _readiness(status: int, answer: dict[str, Any]) -> Readiness:
+    last_look, rules, outbox = answer.get("last_refresh"), answer.get("rules"), answer.get("outbox")
+    source = last_look if status == 200 and isinstance(last_look, dict) else answer
+    version, detail = answer.get("model_version"), source.get("detail")
+    refused = rules.get("detail") if isinstance(rules, dict) and rules.get("state") != "ok" else None
+    waiting = outbox.values() if isinstance(outbox, dict) else ()
+    stores = ("feature_store", "decision_log", "outbox")
+    return Readiness(
+        ready=status == 200,
+        model=answer["model"],
+        model_version=version if isinstance(version, str) else None,
+        detail=detail if isinstance(detail, str) else None,
+        silent=tuple(name for name in stores if answer.get(name) == "unavailable"),
+        waiting=sum(n for n in waiting if isinstance(n, int)),
+        rules_detail=refused if isinstance(refused, str) else None,
+    )
+
+
+def _parsed(received: bytes) -> object:
+    """JSON as it is, None for anything else."""
     try:
-        if not isinstance(answer, dict):
-            raise TypeError
-        thresholds = answer["thresholds"]
-        outcome = answer["outcome"]
-        if outcome not in _OUTCOMES:
-            raise ValueError
-        return Decision(
-            transaction_id=_text(answer["transaction_id"]),
-            outcome=outcome,
-            fraud_probability=(None if answer["fraud_probability"] is None else _number(answer["fraud_probability"])),
-            decided_by=_text(answer["decided_by"]),
-            review_from=None if thresholds is None else _number(thresholds["review"]),
-            decline_from=None if thresholds is None else _number(thresholds["decline"]),
-            rules=tuple(_text(rule) for rule in answer["rules"]),
-            reasons=tuple(
-                Reason(
-                    code=_text(reason["code"]),
-                    feature=_text(reason["feature"]),
-                    value=reason["value"],
-                    contribution=_number(reason["contribution"]),
-                    text=_text(reason["text"]),
-                )
-                for reason in answer["reasons"]
-            ),
-            explanation=_text(answer["explanation"]),
-            amount=_number(answer["amount"]),
-            currency=_text(answer["currency"]),
-            amount_base=_number(answer["amount_base"]),
-            base_currency=_text(answer["base_currency"]),
-            model_version=None if answer["model_version"] is None else _text(answer["model_version"]),
-            rules_version=_text(answer["rules_version"]),
-            scored_at=_text(answer["scored_at"]),
-            test=answer["test"] is True,
-            degraded=tuple(_text(flag) for flag in answer["degraded"]),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise _unknown_form(address) from None
+        answer: object = json.loads(received, parse_constant=number)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError too
+        return None
+    return answer
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
+def _query(filters: Mapping[str, str | float | bool | None]) -> str:
+    sent = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in filters.items()
+        if value is not None
+    }
+    return f"?{urlencode(sent)}" if sent else ""
 
 
-def _number(value: object) -> float:
-    """A finite JSON number as float; anything else (a text, a boolean, NaN) is a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError
-    return float(value)
+def _seconds(text: str) -> float:
+    """Of a Retry-After header; one second where there is none that says so."""
+    return float(min(int(text), 3600)) if text.isdecimal() and len(text) < 6 else 1.0

@@ -1,4 +1,4 @@
-"""Examples to start from: five scenarios of ours, and the payloads of five other fraud APIs as they stand.
+"""Examples to start from: five scenarios of ours, test inputs, and the payloads of five other fraud APIs as they stand.
 
 An example is a function of a fresh suffix and the present time, because each use needs a customer without history:
 then a second click shows the same verdict.
@@ -213,4 +213,25 @@ PAYLOADS: tuple[Preset, ...] = (
     _card("C_TEST_01", "M_TEST_01", "2023-10-27T12:00:00", 5500.00, 40.71, -74.00),
 )
 
-ALL: dict[str, Preset] = {preset.name: preset for preset in (*SCENARIOS, *PAYLOADS)}
+
+def _forcing(outcome: str, icon: str, story: str) -> Preset:
+    """A test input: the id forces what is answered, the rest is the morning's coffee."""
+
+    def build(suffix: str, now: datetime) -> Body:
+        return {**_coffee(suffix, now), "transaction_id": f"test-{outcome}-{suffix}"}
+
+    return Preset(f"Test input · {outcome}", icon, story, build)
+
+
+TEST_INPUTS: tuple[Preset, ...] = (
+    _forcing(
+        "approve", "science", "The id forces approve, whatever the score: to try an integration against any model."
+    ),
+    _forcing("review", "science", "The id forces review, whatever the score: to try an integration against any model."),
+    _forcing(
+        "decline", "science", "The id forces decline, whatever the score: to try an integration against any model."
+    ),
+    _forcing("degraded", "science", "Judged as if there were neither model nor history: what a bad day looks like."),
+)
+
+ALL: dict[str, Preset] = {preset.name: preset for preset in (*SCENARIOS, *TEST_INPUTS, *PAYLOADS)}

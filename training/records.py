@@ -282,10 +282,18 @@ def _present(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Erased:
-    """``waiting``: items of the outbox, None where it cannot be looked through (a queue of SQS)."""
+    """``profile``: whether there was one. ``waiting``: items of the outbox, None where it cannot be looked through (a
+    queue of SQS).
+    """
 
     records: int
+    profile: bool
     waiting: int | None
+
+    @property
+    def anything(self) -> bool:
+        """False: nobody knew this party, which is also what a mistyped id or a missing pseudonym key looks like."""
+        return bool(self.records or self.profile or self.waiting)
 
 
 def erase(party: str, log: DecisionLog, store: FeatureStore, outbox: Outbox) -> Erased:
@@ -297,8 +305,9 @@ def erase(party: str, log: DecisionLog, store: FeatureStore, outbox: Outbox) -> 
     """
     waiting = outbox.remove(lambda kind, data: party in _parties(kind, data))
     count = log.erase(party)
+    profile = party in store.read([party])
     store.erase(party)
-    return Erased(count, waiting)
+    return Erased(count, profile, waiting)
 
 
 def _parties(kind: Kind, data: bytes) -> tuple[str, ...]:

@@ -269,7 +269,11 @@ def write_cursor(*position: int | str) -> str:
 
 def read_cursor(text: str) -> list[Any]:
     """What :func:`write_cursor` was given. Raises ``ValueError`` for anything else; a backend checks the members."""
-    position = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    try:
+        position = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    except RecursionError:
+        raise ValueError("not a cursor") from None
+    json.dumps(position, ensure_ascii=False).encode()  # half a surrogate pair, which no store takes: ValueError
     if not isinstance(position, list) or not all(type(part) in (int, str) for part in position):
         raise ValueError("not a cursor")
     return position

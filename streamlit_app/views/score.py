@@ -6,29 +6,11 @@ from typing import Any
 
 import streamlit as st
 
-from streamlit_app import charts, commands, connection, form, presets
-from streamlit_app.client import ApiError, Decision, Outcome, RequestRefused, Scored
+from streamlit_app import charts, commands, connection, decisions, form, normal, presets
+from streamlit_app.answers import Party
+from streamlit_app.client import ApiError, NotFound, RequestRefused, Scored
 
 FORM, JSON = "Form", "JSON"
-
-VERDICTS: dict[Outcome, str] = {
-    "approve": "### :material/check_circle: Approve\nLet it through.",
-    "review": "### :material/pause_circle: Review\nHold it for a person to look at.",
-    "decline": "### :material/block: Decline\nStop it.",
-}
-DECIDED_BY = {
-    "list": ("a list", "A deny or allow list names a party of this transaction; lists come before rules and model."),
-    "rule": ("a rule", "A rule fired, and the gravest rule that fires comes before the model."),
-    "model": ("the model", "No list and no rule settled it: the probability was held against the thresholds."),
-    "fallback": ("the fallback", "No model is loaded and no rule fired: the service's setting for this case decided."),
-}
-DEGRADED = {
-    "model": "No model was at hand: rules alone decided, and there is no probability.",
-    "feature_store": "The profiles could not be read: the score knows nothing of this customer's history.",
-    "decision_log": "The decision could not be logged: it stands, but it will not be found later.",
-    "rules": "Some rules could not be checked: the others, or those of the bundle, decided with the model.",
-    "explanation": "The reasons could not be worked out in time: the decision is whole, its explanation is not.",
-}
 
 
 def load(name: str) -> None:
@@ -36,7 +18,7 @@ def load(name: str) -> None:
     state = st.session_state
     preset = presets.ALL[name]
     suffix = secrets.token_hex(4)
-    body = {**preset.build(suffix, datetime.now(UTC)), "transaction_id": f"try-{suffix}"}
+    body = {"transaction_id": f"try-{suffix}", **preset.build(suffix, datetime.now(UTC))}
     for field, value in form.values_of(body).items():
         state[_key(field)] = value
     state["score.preset"], state["score.suffix"] = name, suffix
@@ -44,8 +26,8 @@ def load(name: str) -> None:
     state["score.mode"] = JSON if preset.foreign else FORM
     state["score.json"] = form.pretty(body if preset.foreign else form.body_of(_values()))
     state["score.json_of_form"] = form.pretty(form.body_of(_values()))
-    state["score.answer"] = state["score.sent"] = None
-    if not preset.foreign:
+    state["score.answer"] = state["score.sent"] = state["score.normal"] = None
+    if name not in (other.name for other in (*presets.TEST_INPUTS, *presets.PAYLOADS)):
         state["score.payload"] = None
 
 
@@ -112,10 +94,10 @@ def examples() -> None:
                 args=(preset.name,),
             )
     st.selectbox(
-        "Requests written for other fraud APIs",
-        [preset.name for preset in presets.PAYLOADS],
+        "Test inputs, and requests written for other fraud APIs",
+        [preset.name for preset in (*presets.TEST_INPUTS, *presets.PAYLOADS)],
         index=None,
-        placeholder="... or a request written for another fraud API",
+        placeholder="... or a test input, or a request written for another fraud API",
         key="score.payload",
         on_change=load_chosen,
         label_visibility="collapsed",
@@ -256,6 +238,19 @@ def ask(text: str) -> Scored | ApiError:
         return error
 
 
+def normal_before(text: str) -> Party | None:
+    """What was normal for the customer until now, where the key may know; it explains, so it never fails."""
+    try:
+        customer = form.values_of(form.read_json(text))["customer_id"]
+        if not isinstance(customer, str) or not customer or not connection.opens("GET", "/parties/{party_id}"):
+            return None
+        return connection.api().party(customer)
+    except NotFound:
+        return normal.nobody(customer)
+    except (ApiError, ValueError, TypeError):
+        return None
+
+
 def announce(answer: Scored | ApiError) -> None:
     """The verdict at the window's edge: on a narrow screen the decision stands far below the button."""
     if isinstance(answer, ApiError):
@@ -287,84 +282,47 @@ def empty() -> None:
             st.info("No model is loaded: rules alone decide, without a probability.", icon=":material/rule:")
 
 
-def show(scored: Scored) -> None:
-    """The decision, from the verdict down to the answer as it came. Sentences of the API are plain text."""
+def show(scored: Scored, before: Party | None) -> None:
+    """The decision, from the verdict down to the answer as it came. Sentences of the API are plain text.
+
+    ``before`` is what was normal for the customer before this transaction, where the key may know.
+    """
     decision, probability = scored.decision, scored.decision.fraud_probability
     banner = {"approve": st.success, "review": st.warning, "decline": st.error}[decision.outcome]
     chance = "" if probability is None else f" Fraud probability **{charts.percent(probability)}**."
-    banner(f"{VERDICTS[decision.outcome]}{chance}")
+    banner(f"{decisions.VERDICTS[decision.outcome]}{chance}")
     st.text(decision.explanation)
-    by, why = DECIDED_BY.get(decision.decided_by, ("something this console does not know", None))
     with st.container(horizontal=True, gap="small"):
-        st.badge(f"decided by {by}", icon=":material/gavel:", color="blue", help=why)
+        decisions.badges(decision)
         st.badge(f"{scored.seconds * 1000:,.0f} ms", icon=":material/timer:", color="gray", help=_round_trip(scored))
-        if decision.test:
-            st.badge("test input", color="violet", help="A test input of the integrators: not a real transaction.")
-    if probability is None or decision.review_from is None or decision.decline_from is None:
-        st.info(
-            "Rules only: no model is loaded, so there is no probability and there are no thresholds. "
-            "`make run` trains one on a laptop, `make publish` brings one to a deployed API.",
-            icon=":material/rule:",
-        )
-    else:
-        st.altair_chart(
-            charts.gauge(probability, decision.review_from, decision.decline_from),
-            width="stretch",
-            key="gauge",
-            alt=f"Fraud probability {charts.percent(probability)}; review from "
-            f"{charts.percent(decision.review_from)}, decline from {charts.percent(decision.decline_from)}",
-        )
-    for flag in decision.degraded:
-        if flag == "model" and probability is None:
-            continue  # told above
-        st.warning(DEGRADED.get(flag, "A part of the service was not at hand."), icon=":material/warning:")
-    show_rules(decision)
-    show_reasons(decision)
+        if scored.replayed:
+            st.badge("asked before", icon=":material/replay:", color="gray", help=_round_trip(scored))
+    decisions.show_gauge(decision)
+    decisions.show_degraded(decision)
+    decisions.show_rules(decision)
+    decisions.show_reasons(decision)
+    if before is not None:
+        normal.show(before, lies_at(scored))
     with st.expander("The whole answer", icon=":material/data_object:"):
         st.json(scored.raw)
+
+
+def lies_at(scored: Scored) -> normal.Here:
+    """Where this transaction lies: what was sent of it, and the record's own features where they can be had."""
+    body = form.read_json(st.session_state["score.sent"])
+    values = form.values_of(body)
+    try:
+        whole = connection.api().transaction(scored.decision.transaction_id)
+        features = whole.record.features
+    except ApiError:
+        features = {}
+    return normal.Here.of(scored.decision, values, features)
 
 
 def _round_trip(scored: Scored) -> str:
     if scored.replayed:
         return "From asking to the answer, which came from the log: this transaction was scored before."
     return "From asking to the answer, with the way there and back."
-
-
-def show_rules(decision: Decision) -> None:
-    st.markdown("**Rules that fired**")
-    if not decision.rules:
-        st.caption("None.")
-        return
-    known = connection.rules(decision.rules_version) if decision.model_version else {}
-    for name in decision.rules:
-        rule = known.get(name)
-        st.code(f"{name}: {rule.expression}" if rule else name, language=None, wrap_lines=True)
-        if rule:
-            st.text(f"{rule.reason} It asks for: {rule.outcome}.")
-
-
-def show_reasons(decision: Decision) -> None:
-    st.markdown("**Why this probability**")
-    if decision.fraud_probability is None:
-        st.caption("Without a model there is no score to explain.")
-        return
-    if not decision.reasons:
-        st.caption("No reasons came with this answer.")
-        return
-    st.altair_chart(
-        charts.waterfall(decision.reasons, decision.fraud_probability, decision.review_from, decision.decline_from),
-        width="stretch",
-        key="waterfall",
-        alt="Each reason's share of the score, in log-odds; the sentences below say the same",
-    )
-    st.caption(
-        ":red[Red] pushes towards fraud, :green[green] towards legitimate; the bars add up to the score. "
-        "The dashed lines are the thresholds. +0.69 doubles the odds of fraud."
-    )
-    for reason in decision.reasons:
-        size, sentence = st.columns([1, 3], gap="small", wrap=False)
-        size.badge(f"odds {charts.odds(reason.contribution)}", color="red" if reason.contribution > 0 else "green")
-        sentence.text(reason.text, width="stretch")
 
 
 def terminal() -> None:
@@ -399,6 +357,7 @@ def page() -> None:
         if wanted:
             state["score.sent"] = _text_to_send()
             with st.spinner("Scoring ..."):
+                state["score.normal"] = normal_before(state["score.sent"])
                 state["score.answer"] = ask(state["score.sent"])
             announce(state["score.answer"])
         answer = state["score.answer"]
@@ -410,7 +369,7 @@ def page() -> None:
         if isinstance(answer, ApiError):
             connection.show_failure(answer)
         else:
-            show(answer)
+            show(answer, state["score.normal"])
 
 
 page()

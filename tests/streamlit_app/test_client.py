@@ -317,7 +317,7 @@ def test_an_endless_answer_is_not_read_to_its_end(raw_server: StartRaw) -> None:
 
 @pytest.mark.server
 def test_the_real_service_is_understood(rules_only_url: str) -> None:
-    client = api(rules_only_url, total=20.0)
+    client = FraudApi(Address(rules_only_url))
     ready = client.ready()
     assert (ready.ready, ready.model, ready.model_version) == (False, "missing", None)
     scored = client.score('{"amount": 9000, "transaction_id": "t-9", "timestamp": "2026-02-06T12:00:00Z"}')

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streamlit_app import charts, form, presets
-from streamlit_app.client import Reason
+from streamlit_app.answers import Reason
 
 NOW = datetime(2026, 11, 20, 0, 1, tzinfo=UTC)
 
@@ -80,7 +80,7 @@ def test_text_that_is_no_request_is_told_in_one_line(text: str, told: str) -> No
 
 
 def test_examples_have_distinct_names_and_fresh_parties() -> None:
-    assert len(presets.ALL) == len(presets.SCENARIOS) + len(presets.PAYLOADS)
+    assert len(presets.ALL) == len(presets.SCENARIOS) + len(presets.TEST_INPUTS) + len(presets.PAYLOADS)
     for preset in presets.ALL.values():
         one, two = preset.build("aaaaaaaa", NOW), preset.build("bbbbbbbb", NOW)
         customers = {body.get("customer_id", body.get("nameOrig")) for body in (one, two)}

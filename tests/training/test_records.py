@@ -470,7 +470,7 @@ def test_an_erased_party_is_nowhere_and_the_others_are_everywhere(rig: Rig) -> N
         "--outbox", f"file://{rig.folder}/outbox", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == {"records": 2, "waiting": 4}
+    assert json.loads(result.stdout) == {"records": 2, "profile": True, "waiting": 4}
     assert [record.transaction_id for record in rig.records()] == ["t1", "t3"]
     assert set(rig.store.read(["C1", "C2", "M1", "M2"])) == {"C2", "M1", "M2"}
     assert rig.outbox.waiting() == {"decision": 1, "profile": 0, "label": 0, "webhook": 0, "stream": 0}
@@ -492,6 +492,31 @@ def test_a_party_is_erased_by_the_pseudonym_of_its_id(tmp_path: Path, source: Mo
     assert run("erase", "--party", pseudonyms("C2"), **settings).exit_code == 0
     assert [record.transaction_id for record in rig.records()] == ["t2"]
     assert set(rig.store.read([pseudonyms(f"C{i}") for i in (1, 2, 3)])) == {pseudonyms("C3")}
+    rig.close()
+
+
+def test_erasing_whom_nobody_knows_says_so_and_does_not_pass_for_an_erasure(
+    tmp_path: Path, source: ModelSource
+) -> None:
+    rig = Rig(tmp_path / "service", source, pseudonyms=Pseudonyms(SECRET))
+    rig.scorer.answer({"transaction_id": "t", "amount": 5, "customer_id": "C1"})
+    settings = {
+        "FRAUD_DECISION_LOG_URL": rig.log_url,
+        "FRAUD_FEATURE_STORE_URL": f"sqlite:///{rig.folder}/profiles.db",
+        "FRAUD_OUTBOX_URL": f"file://{rig.folder}/outbox",
+    }
+    without_the_key = run("erase", "--party", "C1", **settings)
+    assert without_the_key.exit_code == 1
+    assert "nothing is known" in without_the_key.output
+    assert "FRAUD_PSEUDONYM_KEY" in without_the_key.output
+    assert "C1" not in without_the_key.output
+    assert [record.transaction_id for record in rig.records()] == ["t"]
+    settings["FRAUD_PSEUDONYM_KEY"] = SECRET
+    erased = run("erase", "--party", "C1", **settings)
+    assert erased.exit_code == 0
+    assert "1 records, the profile, 0 waiting items" in erased.output
+    again = run("erase", "--party", "C1", "--json", **settings)
+    assert (again.exit_code, json.loads(again.stdout)) == (1, {"records": 0, "profile": False, "waiting": 0})
     rig.close()
 
 

@@ -1,0 +1,77 @@
+"""A rules file as text: written from the rules in force, and a rule put into it. What a file may hold, the API says.
+
+YAML is written so that every text is a JSON string, which is YAML too: nothing in it can be taken for anything else.
+Comments and lists of a file that somebody brings along stay as they are.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: Members of a rule in the order in which they are written; what is None or the default is left out.
+MEMBERS = ("id", "expression", "outcome", "reason", "enabled", "from", "until")
+OUTCOMES = ("review", "decline", "approve")
+
+_RULES_LINE = re.compile(r"^rules:[ \t]*(\[\s*\])?[ \t]*(#.*)?$", re.MULTILINE)
+#: The list's first item, behind comments and empty lines.
+_FIRST = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*(?P<indent>[ \t]*)- ")
+
+
+class NoPlace(Exception):
+    """The rule cannot be put into this text; the message is one line that says what to do instead."""
+
+
+def text_of(rules: Sequence[Mapping[str, Any]], version: str = "draft") -> str:
+    """A whole file with these rules and no lists."""
+    head = f"version: {_scalar(version)}\n"
+    return head + ("rules:\n" + "".join(item(rule) for rule in rules) if rules else "rules: []\n")
+
+
+def item(rule: Mapping[str, Any], indent: str = "  ") -> str:
+    """One rule as an item of the list, with its line's end."""
+    kept = {
+        name: rule[name]
+        for name in MEMBERS
+        if rule.get(name) is not None and rule.get(name) != "" and (name, rule[name]) != ("enabled", True)
+    }
+    lines = [f"{name}: {_scalar(value)}" for name, value in kept.items()]
+    return "".join(f"{indent}{'- ' if number == 0 else '  '}{line}\n" for number, line in enumerate(lines))
+
+
+def put(text: str, rule: Mapping[str, Any]) -> str:
+    """The file with the rule in it: in place of the one with its id, where that is written as :func:`item` does, else
+    as the first. Raises :class:`NoPlace`.
+    """
+    line = _RULES_LINE.search(text)
+    if line is None:
+        raise NoPlace("There is no line rules: of its own in this file. Write the rule into it by hand.")
+    head, rest = text[: line.start()] + "rules:\n", text[line.end() :].removeprefix("\n")
+    first = _FIRST.match(rest)
+    indent = first["indent"] if first else "  "
+    name = f"{re.escape(_scalar(rule['id']))}|{re.escape(str(rule['id']))}"
+    block = re.compile(
+        rf"^{re.escape(indent)}- id: (?:{name})[ \t]*(?:#[^\n]*)?\n"
+        rf"(?:{re.escape(indent)}[ \t]+[^\n]*\n?|[ \t]*\n)*",
+        re.MULTILINE,
+    )
+    whole = head + rest
+    if block.search(whole):
+        return block.sub(lambda _: item(rule, indent), whole, count=1)
+    return head + item(rule, indent) + rest
+
+
+def caret(expression: str, message: str) -> str | None:
+    """The expression's line that a message names, with a mark under the column; None where it names none."""
+    place = re.search(r"line (\d{1,4}), column (\d{1,5})", message)
+    lines = expression.splitlines()
+    if place is None or not 1 <= int(place[1]) <= len(lines):
+        return None
+    line = lines[int(place[1]) - 1].replace("\t", " ")
+    return f"{line}\n{' ' * min(max(int(place[2]) - 1, 0), len(line))}^"
+
+
+def _scalar(value: Any) -> str:
+    """A JSON value, readable: letters of other alphabets stay, what YAML holds as an escape only becomes one."""
+    plain = json.dumps(value, ensure_ascii=False)
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in plain)
