@@ -49,10 +49,11 @@ def open_console(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
 
 
 @contextmanager
-def serve(folder: Path, **environment: str) -> Iterator[str]:
-    """The real service under uvicorn on a free loopback port; its address. ``folder`` is its working directory."""
+def serve(folder: Path, *, port: int = 0, **environment: str) -> Iterator[str]:
+    """The real service under uvicorn on a loopback port (0: a free one); its address. ``folder`` is where it works."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         listener.listen(128)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         log = folder / "uvicorn.log"
@@ -110,6 +111,10 @@ def environment_of(trained: Any) -> dict[str, str]:
 KEYS = {role: f"fraud_{role}_0123456789abcdefghijklmnopqrstuvwxyz" for role in ("score", "review", "admin")}
 
 
+def keys_setting() -> str:
+    return " ".join(f"{role}:{role}:{hashlib.sha256(key.encode()).hexdigest()}" for role, key in KEYS.items())
+
+
 @dataclass(frozen=True)
 class Past:
     """The real service with keys, and weeks of judged and labelled transactions behind it."""
@@ -126,8 +131,7 @@ def with_past(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("with-past")
     environment = environment_of(trained)
     seed(folder, environment, rows=3_000, generated=12_000)
-    items = (f"{role}:{role}:{hashlib.sha256(key.encode()).hexdigest()}" for role, key in KEYS.items())
-    with serve(folder, **environment, FRAUD_API_KEYS=" ".join(items)) as url:
+    with serve(folder, **environment, FRAUD_API_KEYS=keys_setting()) as url:
         yield Past(url)
 
 

@@ -10,15 +10,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from streamlit_app import batch
-from streamlit_app.app import PAGES
-from tests.streamlit_app.conftest import KEYS, Past, environment_of, serve
+from tests.streamlit_app.conftest import APP, KEYS, Past, environment_of, serve
 from tests.streamlit_app.console import alerts, charts_of, go, metric, press, queue, run, shown, table, texts
 from tests.streamlit_app.servers import READY, Answer, SmallServer, by_path, decision, reply
 
 Open = Callable[..., AppTest]
 StartServer = Callable[[Answer], SmallServer]
 
-ALL = [name for name, *_ in PAGES]
+ALL = sorted(file.stem for file in (APP.parent / "views").glob("[a-z]*.py"))
 REVIEWED = ["alerts", "monitor", "decide"]
 
 
