@@ -101,7 +101,7 @@ def check_again() -> None:
 
 def show_failure(error: ApiError, *, what: str = "The transaction") -> None:
     """What happened, the fields that are wrong, and the mend. All of it as plain text. ``what`` was refused."""
-    with st.container(border=True, key="failure"):
+    with st.container(border=True):
         if isinstance(error, RequestRefused):
             st.warning(f"**{what} was refused**", icon=":material/edit_note:")
         elif isinstance(error, NotServed):

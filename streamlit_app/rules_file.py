@@ -49,12 +49,9 @@ def put(text: str, rule: Mapping[str, Any]) -> str:
     head, rest = text[: line.start()] + "rules:\n", text[line.end() :].removeprefix("\n")
     first = _FIRST.match(rest)
     indent = first["indent"] if first else "  "
-    name = f"{re.escape(_scalar(rule['id']))}|{re.escape(str(rule['id']))}"
-    block = re.compile(
-        rf"^{re.escape(indent)}- id: (?:{name})[ \t]*(?:#[^\n]*)?\n"
-        rf"(?:{re.escape(indent)}[ \t]+[^\n]*\n?|[ \t]*\n)*",
-        re.MULTILINE,
-    )
+    names = "|".join(re.escape(each) for each in (_scalar(rule["id"]), str(rule["id"])))
+    deeper = rf"(?:{re.escape(indent)}[ \t]+[^\n]*\n?|[ \t]*\n)*"
+    block = re.compile(rf"^{re.escape(indent)}- id: (?:{names})[ \t]*(?:#[^\n]*)?\n{deeper}", re.MULTILINE)
     whole = head + rest
     if block.search(whole):
         return block.sub(lambda _: item(rule, indent), whole, count=1)

@@ -1,5 +1,7 @@
 """What waits for a person: the queue of reviews and declines, and one case with all that is known of it."""
 
+import contextlib
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +14,7 @@ from streamlit_app.client import ApiError, NotFound
 WINDOWS: dict[str, int | None] = {"24 hours": 24, "7 days": 7 * 24, "30 days": 30 * 24, "ever": None}
 LABELS = {"not marked yet": "none", "marked fraud": "fraud", "marked legitimate": "legitimate", "all": None}
 FLAGGED: tuple[Outcome, ...] = ("decline", "review")
+SOURCES = ("analyst", "chargeback", "customer")
 WHY, CUSTOMER, COUNTERPARTY, RECORD = "Why", "Customer", "Counterparty", "Record"
 #: How often the page looks for newer alerts (s), and how much of a party's past it shows.
 LOOK_SECONDS = 30
@@ -70,6 +73,7 @@ def queue(outcomes: list[Outcome], asked: dict[str, Any]) -> alerts.Queue:
         fresh = alerts.Queue(outcomes, {**sent, "since": since})
         fresh.load(connection.api())
         state["alerts.queue"], state["alerts.asked"] = fresh, wanted
+        state["alerts.looked"], state["alerts.news"] = time.monotonic(), False
         point_at(0)
     loaded: alerts.Queue = state["alerts.queue"]
     return loaded
@@ -120,13 +124,17 @@ def listing(items: list[Transaction], more: bool) -> None:
 
 @st.fragment(run_every=LOOK_SECONDS)
 def watch() -> None:
-    """Tell, without moving anything under the reader's hand, that newer alerts have come."""
+    """Tell, without moving anything under the reader's hand, that newer alerts have come.
+
+    Asked when the time has come, and not with each click.
+    """
     loaded: alerts.Queue | None = state.get("alerts.queue")
-    try:
-        news = loaded is not None and loaded.newer(connection.api())
-    except ApiError:
-        news = False
-    if news:
+    now = time.monotonic()
+    if loaded is not None and now - state.get("alerts.looked", 0.0) >= LOOK_SECONDS - 1:
+        state["alerts.looked"], state["alerts.news"] = now, False
+        with contextlib.suppress(ApiError):
+            state["alerts.news"] = loaded.newer(connection.api())
+    if state.get("alerts.news"):
         st.info("Newer alerts have come: press **Refresh**.", icon=":material/notifications_active:")
 
 
@@ -195,8 +203,9 @@ def case(item: Transaction, row: int, last: int) -> None:
         st.badge(decision.outcome, color="red" if decision.outcome == "decline" else "orange", icon=":material/flag:")
         decisions.badges(decision)
         if item.label is not None:
+            source = item.label.source if item.label.source in SOURCES else "somebody"  # Markdown stands in a badge
             st.badge(
-                f"marked {item.label.label} by {item.label.source}", icon=":material/person:",
+                f"marked {item.label.label} by {source}", icon=":material/person:",
                 color="red" if item.label.label == "fraud" else "green",
             )  # fmt: skip
     st.text(decision.explanation)
@@ -308,12 +317,12 @@ def page() -> None:
     if connection.closed("GET", "/transactions"):
         return
     outcomes, asked, least = filters()
-    watch()
     try:
         loaded = queue(outcomes, asked)
     except ApiError as error:
         connection.failed(error)
         return
+    watch()
     items = [item for item in loaded.items if item.decision.amount_base >= least]
     if not items:
         empty(asked)

@@ -1,5 +1,6 @@
 """Real servers for the console's tests: the service itself under uvicorn, and small ones that misbehave on purpose."""
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,15 @@ from typing import Any
 import httpx
 import pytest
 import streamlit as st
+from streamlit.testing.v1 import AppTest
 
 from tests.streamlit_app.servers import Answer, Recorded, SmallServer
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "streamlit_app" / "app.py"
+
+#: A browser needs the machine to itself, or it tells of the machine: BROWSER_TESTS=1 make test ARGS=tests/streamlit_app
+collect_ignore = [] if os.environ.get("BROWSER_TESTS") else ["test_browser.py"]
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +36,27 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     st.cache_resource.clear()
 
 
+@pytest.fixture
+def open_console(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """Opens the console for the API at ``url``, as a first-time visitor: ``open_console(url, key=None)``."""
+
+    def open_it(url: str, key: str | None = None) -> AppTest:
+        monkeypatch.setenv("FRAUD_API_URL", url)
+        if key:
+            monkeypatch.setenv("FRAUD_API_KEY", key)
+        app = AppTest.from_file(str(APP), default_timeout=60).run()
+        assert not app.exception
+        return app
+
+    return open_it
+
+
 @contextmanager
-def serve(folder: Path, **environment: str) -> Iterator[str]:
-    """The real service under uvicorn on a free loopback port; its address. ``folder`` is its working directory."""
+def serve(folder: Path, *, port: int = 0, **environment: str) -> Iterator[str]:
+    """The real service under uvicorn on a loopback port (0: a free one); its address. ``folder`` is where it works."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         listener.listen(128)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         log = folder / "uvicorn.log"
@@ -76,12 +98,44 @@ def rules_only_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def with_model_url(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The real service with a really trained bundle."""
-    environment = {
+    with serve(tmp_path_factory.mktemp("with-model"), **environment_of(trained)) as url:
+        yield url
+
+
+def environment_of(trained: Any) -> dict[str, str]:
+    """Settings of a service that serves the small bundle."""
+    return {
         "FRAUD_MODEL_URL": f"file://{trained.root}/models/current",
         "FRAUD_MODEL_PUBLIC_KEYS": f"file://{trained.root}/keys/development.pub",
     }
-    with serve(tmp_path_factory.mktemp("with-model"), **environment) as url:
-        yield url
+
+
+#: Keys of the service with a past, by role.
+KEYS = {role: f"fraud_{role}_0123456789abcdefghijklmnopqrstuvwxyz" for role in ("score", "review", "admin")}
+
+
+def keys_setting() -> str:
+    return " ".join(f"{role}:{role}:{hashlib.sha256(key.encode()).hexdigest()}" for role, key in KEYS.items())
+
+
+@dataclass(frozen=True)
+class Past:
+    """The real service with keys, and weeks of judged and labelled transactions behind it."""
+
+    url: str
+    key: str = KEYS["review"]
+
+
+@pytest.fixture(scope="session")
+def with_past(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
+    """Every page has something to show. Tests may add transactions and labels, and rely on no exact number."""
+    from tests.streamlit_app.seeding import seed
+
+    folder = tmp_path_factory.mktemp("with-past")
+    environment = environment_of(trained)
+    seed(folder, environment, rows=3_000, generated=12_000)
+    with serve(folder, **environment, FRAUD_API_KEYS=keys_setting()) as url:
+        yield Past(url)
 
 
 @pytest.fixture(params=["rules_only_url", "with_model_url"])

@@ -4,7 +4,6 @@ The service's own scorer judges them, on a clock of its own, so that the decisio
 service that has been running for as long. For the pages that need a past to show, for screenshots, for measuring.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,33 +39,35 @@ def seed(folder: Path, environment: dict[str, str], *, rows: int, generated: int
     shift = now - 60_000 - int(times[-1])
     times, due = times + shift, due + shift
     clock = [now]
-    before = Path.cwd()
-    os.chdir(folder)  # stores are relative to the working directory, as they are for the service
-    try:
-        scorer = build(read_settings({**environment, "FRAUD_LOG_LEVEL": "ERROR"}), clock=lambda: clock[0]).state.scorer
-        for first in range(0, rows, _AT_ONCE):
-            part = slice(first, first + _AT_ONCE)
-            clock[0] = int(times[part][-1])
-            scorer.answer_many(list(_requests(frame.iloc[part], times[part])))
-        given = 0
-        rng = np.random.default_rng(1)
-        chosen = rng.random(rows)
-        for start in range(0, rows, 500):
-            ids = frame["transaction_id"].iloc[start : start + 500].tolist()
-            found = scorer.decisions.find(ids)
-            for offset, transaction_id in enumerate(ids):
-                row = start + offset
-                stored = found.get(transaction_id)
-                flagged = stored is not None and stored.record.outcome != "approve"
-                old = times[row] < now - _OPEN_DAYS * 86_400_000
-                if stored is None or due[row] > now or not (old if flagged else chosen[row] < _LABELLED_APPROVED):
-                    continue
-                is_fraud, when = bool(frame["is_fraud"].iloc[row]), int(due[row])
-                scorer.feedback(Label(transaction_id, is_fraud, "analyst" if flagged else "chargeback", when, when, ""))
-                given += 1
-        return given
-    finally:
-        os.chdir(before)
+    # Where the service has them by default, relative to its working directory.
+    stores = {
+        "FRAUD_FEATURE_STORE_URL": f"sqlite:///{folder}/data/profiles.db",
+        "FRAUD_DECISION_LOG_URL": f"sqlite:///{folder}/data/decisions.db",
+        "FRAUD_OUTBOX_URL": f"file://{folder}/data/outbox",
+        "FRAUD_LOG_LEVEL": "ERROR",
+    }
+    scorer = build(read_settings({**environment, **stores}), clock=lambda: clock[0]).state.scorer
+    for first in range(0, rows, _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        clock[0] = int(times[part][-1])
+        scorer.answer_many(list(_requests(frame.iloc[part], times[part])))
+    given = 0
+    rng = np.random.default_rng(1)
+    chosen = rng.random(rows)
+    for start in range(0, rows, 500):
+        ids = frame["transaction_id"].iloc[start : start + 500].tolist()
+        found = scorer.decisions.find(ids)
+        for offset, transaction_id in enumerate(ids):
+            row = start + offset
+            stored = found.get(transaction_id)
+            flagged = stored is not None and stored.record.outcome != "approve"
+            old = times[row] < now - _OPEN_DAYS * 86_400_000
+            if stored is None or due[row] > now or not (old if flagged else chosen[row] < _LABELLED_APPROVED):
+                continue
+            is_fraud, when = bool(frame["is_fraud"].iloc[row]), int(due[row])
+            scorer.feedback(Label(transaction_id, is_fraud, "analyst" if flagged else "chargeback", when, when, ""))
+            given += 1
+    return given
 
 
 def _requests(part: pd.DataFrame, times: Any) -> Iterator[dict[str, Any]]:

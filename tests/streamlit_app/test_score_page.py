@@ -14,6 +14,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from streamlit_app import charts, presets
+from tests.streamlit_app.console import alerts, charts_of, run, texts
 from tests.streamlit_app.servers import READY, Answer, SmallServer, by_path, decision, reply
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,27 +23,6 @@ VERDICTS = ("Approve", "Review", "Decline")
 
 StartServer = Callable[[Answer], SmallServer]
 Open = Callable[..., AppTest]
-
-
-@pytest.fixture
-def open_console(monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Opens the console for the API at ``url``, as a first-time visitor."""
-
-    def open_it(url: str, key: str | None = None) -> AppTest:
-        monkeypatch.setenv("FRAUD_API_URL", url)
-        if key:
-            monkeypatch.setenv("FRAUD_API_KEY", key)
-        app = AppTest.from_file(str(APP), default_timeout=30).run()
-        assert not app.exception
-        return app
-
-    return open_it
-
-
-def run(app: AppTest) -> AppTest:
-    app.run()
-    assert not app.exception, [error.message for error in app.exception]
-    return app
 
 
 def press_score(app: AppTest) -> AppTest:
@@ -67,25 +47,10 @@ def verdict(app: AppTest) -> str | None:
     return found[0] if found else None
 
 
-def texts(block: Any) -> str:
-    return "\n".join(
-        str(element.value) for kind in ("text", "caption", "markdown", "code") for element in getattr(block, kind)
-    )
-
-
-def alerts(block: Any) -> str:
-    return "\n".join(box.value for kind in ("error", "warning", "info", "success") for box in getattr(block, kind))
-
-
 def sent(app: AppTest) -> dict[str, Any]:
     """The request as the page shows it under "What is sent"."""
     shown = next(code.value for code in app.main.code if code.language == "json")
     return json.loads(shown)  # type: ignore[no-any-return]
-
-
-def charts_of(app: AppTest) -> list[str]:
-    """The specifications of the page's charts."""
-    return [element.proto.spec for element in app.get("vega_lite_chart")]
 
 
 # --- the first visit -------------------------------------------------------------------------------------------------
