@@ -22,7 +22,7 @@ import pandas as pd
 from fraud_api_lambda import drift
 from fraud_api_lambda.bundle import SigningKey, open_folder, parse_public_keys
 from fraud_api_lambda.decision_log import Label, Record, Stored
-from fraud_api_lambda.drift import DriftReport, Reference
+from fraud_api_lambda.drift import DriftReport, Finding, Reference
 from fraud_api_lambda.features import Floats, fill
 from fraud_api_lambda.reload import Served, load
 from training import evaluate, synthetic
@@ -198,6 +198,7 @@ INJECTED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "amounts in cents": (_scaled("amount", 100.0), ("amount",)),
     "balances in cents": (_scaled("oldbalanceOrg", 100.0), ("oldbalance_orig",)),
     "30 % of balances lost": (_lost(0.3, "oldbalanceOrg", "newbalanceOrig"), ("oldbalance_orig",)),
+    "30 % of places lost": (_lost(0.3, "lat", "long"), ("latitude", "longitude")),
     "20 % of places lost": (_lost(0.2, "lat", "long"), ("latitude", "longitude")),
     "20 % of places in a new city": (_elsewhere, ("latitude", "longitude")),
     "clocks six hours slow": (_earlier, ("hour_of_day",)),
@@ -265,14 +266,18 @@ def _print_quiet(stream: Stream) -> None:
     print(f"\nfrauds observed / expected, week by week as far as labels are due: {told}\n")
 
 
+def _share(found: Finding) -> float:
+    return (found.psi or 0.0) / (found.limit or 1.0)
+
+
 def _print_injected(stream: Stream, days: list[int]) -> None:
     print(f"| injected | looks that name it after {WITHIN:,} transactions | least PSI, limit | named beside it |")
     print("|---|---|---|---|")
     for name, (_, wanted) in INJECTED.items():
         reports = [injected(stream, name, day) for day in days]
         hits = [bool(set(wanted) & set(report.alarms)) for report in reports]
-        own = [found for report in reports for found in report.features if found.name in wanted]
-        least = min(own, key=lambda found: (found.psi or 0.0) / (found.limit or 1.0))
+        own = [max((f for f in report.features if f.name in wanted), key=_share) for report in reports]
+        least = min(own, key=_share)
         beside = sorted({also for report in reports for also in report.alarms} - set(wanted))
         shown = ", ".join(f"`{also}`" for also in beside) or "nothing"
         named = " or ".join(f"`{feature}`" for feature in wanted)

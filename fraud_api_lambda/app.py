@@ -220,8 +220,10 @@ def create_app(
 
     @app.get("/ready", summary="Whether a model is served", response_model=None, responses={503: {}})
     async def ready(request: Request) -> Response:
-        whole = _ready(source, await _call(_stores, scorer))
-        return whole if request.scope.get("caller") else _status_alone(whole)
+        if not request.scope.get("caller"):
+            # Looking into the stores writes into them: not for everybody, who is not told either.
+            return _status_alone(_ready(source, {}))
+        return _ready(source, await _call(_stores, scorer))
 
     @app.get("/me", summary="Whose key this is, and what it opens", response_model=None, responses={200: {"model": Me}})
     async def me(request: Request) -> Response:

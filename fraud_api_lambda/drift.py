@@ -527,9 +527,11 @@ class Tally:
         # day of decisions whose clocks are wrong.
         span = int(max(ended - began, last - first)) if self.n else 0
         alpha = self._reference.alpha
+        follows = [baseline.variable.source in LEVELS for baseline in self._reference.features]
+        follows.append(any(follows))  # the score, from all of them
         found = [
-            _finding(baseline, counts, span, alpha, young=history_ms < YOUNG_MS)
-            for baseline, counts in zip(self._watched, self._counts, strict=True)
+            _finding(baseline, counts, span, alpha, young=history_ms < YOUNG_MS and past)
+            for baseline, counts, past in zip(self._watched, self._counts, follows, strict=True)
         ]
         return tuple(found[:-1]), found[-1]
 
@@ -542,7 +544,7 @@ def _finding(baseline: Baseline, counts: Floats, span_ms: int, alpha: float, *, 
     if n >= MIN_ROWS:
         value, limit = baseline.psi(counts), baseline.limit(n, span_ms, alpha)
         state = "drift" if value > limit else "quiet"
-        if young and variable.source in {*LEVELS, "score"}:  # the score follows from the past as well
+        if young:
             state = "young"
     missing = baseline.counts[-1] / baseline.counts.sum()
     upper = tuple(bins.edges[np.flatnonzero(np.diff(bins.groups[: len(bins.edges) + 1]))].tolist())

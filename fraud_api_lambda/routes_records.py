@@ -244,7 +244,8 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
     async def feedback(request: Request) -> Response:
         label = to_label(parse_feedback(parse_json(await read_body(request, MAX_FEEDBACK))), scorer.clock())
         stored, recorded = await call(scorer.feedback, label)
-        scorer.metrics.add("labels", label.source, _name(label))
+        if not stored.record.test:
+            scorer.metrics.add("labels", label.source, _name(label))
         counts = stored.label or recorded
         answer = {"transaction_id": label.transaction_id, "label": _label(counts), "recorded": _label(recorded)}
         return json_response(to_json(answer))

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from .errors import FieldError, InvalidRequest, SettingsError
+from .errors import FieldError, InvalidRequest, RequestTooLarge, SettingsError
 from .secret_setting import read_secret
 from .settings import Outcome
 
@@ -38,6 +38,8 @@ HOUR_MS = 3_600_000
 CLOCK_SKEW_MS = 5 * 60_000
 #: The widest batch a request may carry.
 MAX_BATCH = 1_000
+#: Members and objects of a batch's body; a thousand transactions with all fields and attributes have 280,000.
+MAX_VALUES = 600_000
 
 #: Ids of integrators' test inputs begin so: the outcome is forced, whatever the score, and nothing is remembered.
 TEST_INPUTS: tuple["TestInput", ...] = ("approve", "review", "decline", "degraded")
@@ -110,6 +112,8 @@ _ALIASES: dict[str, str] = {
     "nameDest": "counterparty_id",
     "merchant_id": "counterparty_id",
 }
+#: What data sets know of a transaction afterwards.
+_LABELS = ("isFraud", "isFlaggedFraud", "is_fraud", "Class")
 _KNOWN = sorted([*Transaction.model_fields, *_ALIASES])
 _FOREIGN = frozenset(_ALIASES) | CARD_COLUMNS
 
@@ -263,6 +267,11 @@ class RateTable:
         return None if rate is None else rate * self.minor_factor
 
 
+def same_money(one: RateTable, other: RateTable) -> bool:
+    """Whether an amount in minor units means the same to both."""
+    return (one.base, one.minor_units) == (other.base, other.minor_units)
+
+
 def to_minor(value: float, factor: float) -> int:
     """Minor units of ``value``: the product rounded half to even. ``numpy.rint(value * factor)`` is the same rule."""
     return round(value * factor)
@@ -321,7 +330,10 @@ def parse_transaction(data: Any) -> Transaction:
 
 
 def parse_batch(body: bytes) -> list[Any]:
-    """The list under ``transactions``, its items still unchecked. Raises ``InvalidRequest``."""
+    """The list under ``transactions``, its items still unchecked. Raises ``InvalidRequest``, ``RequestTooLarge``."""
+    # Megabytes of empty objects would take the parser seconds, in which nobody else is answered.
+    if sum(map(body.count, (b"{", b"[", b","))) > MAX_VALUES:
+        raise RequestTooLarge(f"The body holds more than {MAX_VALUES:,} values.")
     data = parse_json(body)
     items = data.get("transactions") if isinstance(data, dict) else None
     if not isinstance(items, list) or set(data) != {"transactions"}:
@@ -493,6 +505,8 @@ def _rename(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _unknown(key: str) -> str:
+    if key in _LABELS:  # in attributes it would be recorded as if it had been known
+        return "is a label, not part of a transaction: POST /feedback takes it"
     near = difflib.get_close_matches(key, _KNOWN, n=1) if len(key) <= 40 else []  # it takes its time on long ones
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"is not a known field.{hint} Your own columns go in attributes"

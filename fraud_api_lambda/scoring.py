@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from pydantic_core import to_json
@@ -41,6 +41,7 @@ from .schemas import (
     now_ms,
     pack_event,
     parse_transaction,
+    same_money,
     to_event,
     unpack_event,
 )
@@ -50,6 +51,8 @@ from .shadow import Shadow
 log = logging.getLogger("fraud.scoring")
 
 _WITHOUT_BUNDLE = FeatureSet()
+#: How often a label's profile is written while others come to count; then the outbox goes on.
+_LOOKS: Final = 5
 
 #: What is to be told to others of a decision: (kind, key, bytes) for the outbox.
 Notices = Callable[[Decision, bytes], Sequence[tuple[Kind, str, bytes]]]
@@ -238,21 +241,26 @@ class FraudScorer:
     def _answer(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
         started = time.perf_counter()
         received = self.clock()
-        if len(cases) > 1:
-            self._answer_known(cases)
+        known = self._answer_known(cases, look=len(cases) > 1)
         new = self._events(cases, received)
-        history = self._history([party for each in new for party in Past.parties(each.event)], received)
+        if len(cases) == 1 and isinstance(cases[0].answer, InvalidRequest):
+            # What is refused now, by a bundle without its currency, may have been judged by the one before.
+            known = self._answer_known(cases, look=True)
+        parties = [party for record in known for party in record.parties]
+        history = self._history([*parties, *(p for each in new for p in Past.parties(each.event))], received)
+        self._remember_again(history, known)
         judged = self._judge(new, explain, history)
         records = [self._record(each, history, received, started) for each in judged]
         standing = self._append(judged, records)
         if any(standing):
             # Somebody has answered some of these before: the profiles may hold them, or nothing of them.
             history = self._history(list(history.versions), received)
+            self._remember_again(history, known)
             for each, stands in zip(judged, standing, strict=True):
                 if stands is None:
                     self._remember(history, each.new.event)
                 elif isinstance(stands, Record):
-                    self._remember(history, unpack_event(stands.event), received=stands.received_ms)
+                    self._remember_again(history, [stands])
         self._save(history)
         answers = [case.done() for case in cases]
         replays = sum(isinstance(answer, Answer) and answer.replayed for answer in answers)
@@ -260,30 +268,52 @@ class FraudScorer:
             self.metrics.add("replays", n=replays)
         return answers
 
-    def _answer_known(self, cases: Sequence[_Case]) -> None:
-        """Answer what the log holds, and what stands twice among the cases, without judging it."""
-        firsts: dict[str, _Case] = {}
-        for case in cases:
-            if case.transaction.transaction_id:
-                first = firsts.setdefault(case.transaction.transaction_id, case)
-                case.first = None if first is case else first
-        try:
-            found = self.decisions.find(list(firsts)) if firsts else {}
-        except StoreUnavailable:
-            found = {}  # what is there will show when it is appended
-        for transaction_id, known in found.items():
-            case = firsts[transaction_id]
-            case.answer = _replayed(known.record.answer, known.record.digest, case.digest)
+    def _answer_known(self, cases: Sequence[_Case], *, look: bool) -> list[Record]:
+        """Answer what waits in the outbox and, where we ``look``, what the log holds, without judging it.
 
-    def _serving(self, transaction: Transaction) -> tuple[Served | None, RuleSet]:
-        """Whose model answers: the same one for a customer every time, unless the challenger's share shrinks."""
+        Gives the records that were answered with. The log is asked too where something waits, and its word counts.
+        """
+        ids = list(dict.fromkeys(id for case in cases if (id := case.transaction.transaction_id)))
+        waiting = {id: record for id in ids if (record := self._waiting(id)) is not None}
+        found: dict[str, Stored] = {}
+        try:
+            if ids and (look or waiting):
+                found = self.decisions.find(ids)
+        except StoreUnavailable:
+            pass  # what is there will show when it is appended
+        known = {**waiting, **{id: stored.record for id, stored in found.items()}}
+        used: dict[str, Record] = {}
+        for case in cases:
+            record = known.get(case.transaction.transaction_id or "")
+            if record is not None:
+                case.answer = _replayed(record.answer, record.digest, case.digest)
+                if isinstance(case.answer, Answer):
+                    used[record.transaction_id] = record
+        return list(used.values())
+
+    def _waiting(self, transaction_id: str) -> Record | None:
+        """The record of a decision that has not reached the log yet."""
+        try:
+            data = None if self.outbox is None else self.outbox.find("decision", transaction_id)
+        except StoreUnavailable:
+            return None  # as far as can be known at no cost
+        return None if data is None else unpack_record(data)
+
+    def _serving(self, case: _Case) -> tuple[Served | None, RuleSet]:
+        """Whose model answers: the same one for a customer every time, unless the challenger's share shrinks.
+
+        A challenger that counts in another currency answers nobody: the profiles are in the champion's.
+        """
         champion, rules = self.source.current()
         if self.challenger is None:
             return champion, rules
         challenger, own = self.challenger.current()
         if challenger is None or not challenger.bundle.share:
             return champion, rules
-        who = transaction.customer_id or transaction.transaction_id or ""
+        if champion is not None and not same_money(champion.model.rates, challenger.model.rates):
+            return champion, rules
+        sent = case.transaction
+        who = sent.customer_id or sent.transaction_id or case.digest.hex()  # or all who name nobody would be one
         # Salted with the version, so that it is not the same customers who try every challenger.
         number = hashlib.blake2b(f"{challenger.version}/{who}".encode(), digest_size=8).digest()
         mine = int.from_bytes(number, "little") % 100 < challenger.bundle.share
@@ -292,17 +322,25 @@ class FraudScorer:
     def _events(self, cases: Sequence[_Case], received: int) -> list[_New]:
         """The cases that are to be judged; a problem becomes the case's answer."""
         found = []
+        firsts: dict[str, _Case] = {}
         for case in cases:
+            name = case.transaction.transaction_id
+            if case.answer is None and name is not None:
+                # One that is refused holds no id: the next with the same is judged.
+                case.first = firsts.get(name)
             if case.answer is None and case.first is None:
-                served, rules = self._serving(case.transaction)
+                served, rules = self._serving(case)
                 rates = served.model.rates if served else WITHOUT_BUNDLE_RATES
                 features = served.model.features if served else _WITHOUT_BUNDLE
                 try:
                     event = to_event(case.transaction, rates, received, self.pseudonyms)
                     features.check(event)
-                    found.append(_New(case, event, served, rules, features))
                 except InvalidRequest as problem:
                     case.answer = problem
+                    continue
+                found.append(_New(case, event, served, rules, features))
+                if name is not None:
+                    firsts[name] = case
         return found
 
     def _judge(self, new: Sequence[_New], explain: bool | None, history: History) -> list[_Judged]:
@@ -399,9 +437,9 @@ class FraudScorer:
         try:
             if self.outbox is None:
                 raise StoreUnavailable("There is no outbox.")
-            waiting = self.outbox.find("decision", record.transaction_id)
+            waiting = self._waiting(record.transaction_id)
             if waiting is not None:
-                return self._stood(judged.new.case, unpack_record(waiting))
+                return self._stood(judged.new.case, waiting)
             self.outbox.put("decision", record.transaction_id, pack_record(record))
         except StoreUnavailable as error:
             log.error("a decision is recorded nowhere", extra={"policy": self.on_log_failure, "reason": str(error)})
@@ -430,6 +468,11 @@ class FraudScorer:
     def _remember(self, history: History, event: Event, *, received: int | None = None) -> None:
         if event.test_input is None:
             history.apply(event, received=received)
+
+    def _remember_again(self, history: History, records: Sequence[Record]) -> None:
+        """Remember what was judged before, where the profiles do not: whoever judged it may have died then."""
+        for record in records:
+            self._remember(history, unpack_event(record.event), received=record.received_ms)
 
     def _save(self, history: History) -> None:
         """Write the profiles; what could not be written goes into the outbox."""
@@ -472,14 +515,25 @@ class FraudScorer:
         return found
 
     def _label_profile(self, stored: Stored) -> bool:
-        """Tell the counterparty's profile what counts; False where that could not be written."""
+        """Tell the counterparty's profile what counts; False where that is not known to be written."""
         record, label = stored
         if record.test or label is None or record.counterparty_id is None:
             return True
-        history = self._history([record.counterparty_id], self.clock())
         day, key = record.time_ms // profiles.DAY_MS, profiles.id64(record.transaction_id)
-        history.label(record.counterparty_id, day, key, label.received_ms, label.is_fraud)
-        return not history.save()
+        for _ in range(_LOOKS):
+            history = self._history([record.counterparty_id], self.clock())
+            history.label(record.counterparty_id, day, key, label.received_ms, label.is_fraud)
+            if history.save():
+                return False
+            # Another may have come to count meanwhile, and have been written before this one.
+            try:
+                now = self.decisions.find([record.transaction_id]).get(record.transaction_id)
+            except StoreUnavailable:
+                return False
+            if now is None or now.label is None or now.label.order == label.order:
+                return True
+            label = now.label
+        return False
 
     # --- what the outbox brings back ---------------------------------------------------------------------------------
 

@@ -5,8 +5,10 @@ typing error in a deployment never turns into a silent default.
 """
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal, get_args
 
 from .errors import SettingsError
@@ -121,6 +123,16 @@ def scheme_of(url: str, what: str, choices: tuple[str, ...]) -> str:
         kind = f"scheme '{shown}'" if separator and scheme.isalnum() else f"URL {shown}"
         raise SettingsError(f"Unknown {what} {kind}. Choices are: {', '.join(choices)}.")
     return scheme
+
+
+def backend_of(url: str, what: str, package: str, modules: Mapping[str, str]) -> ModuleType:
+    """The module of ``package`` that serves the URL's scheme, imported only now. Raises :class:`SettingsError`."""
+    scheme = scheme_of(url, what, tuple(modules))
+    try:
+        return importlib.import_module(f"{package}.{modules[scheme]}")
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        raise SettingsError(f"A {scheme}:// {what} needs the package {missing}: install it.") from None
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:

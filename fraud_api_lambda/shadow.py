@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .decision_log import Record
+from .errors import BundleRefused
 from .judge import Terms, columns_of, judge, score_row
 from .reload import ModelSource, Served
 from .rules import RuleSet
@@ -84,15 +85,23 @@ def judge_recorded(
     each = found.setdefault(given.model_version, Disagreement(given.model_version, served.version))
     document = json.loads(record.document)
     try:
-        each.add(given, _instead(served, rules, unpack_event(document["event"]), document["features"], without_model))
+        event, features = unpack_event(document["event"]), document["features"]
+        each.add(given, _instead(given, served, rules, event, features, without_model))
     except Exception:
         log.exception("the challenger failed")
         each.failed += 1
 
 
 def _instead(
-    served: Served, rules: RuleSet, event: Event, features: Mapping[str, float], without_model: Outcome
+    given: Decision,
+    served: Served,
+    rules: RuleSet,
+    event: Event,
+    features: Mapping[str, float],
+    without_model: Outcome,
 ) -> Decision:
+    if given.base_currency != served.model.rates.base:
+        raise BundleRefused("The challenger counts in another currency.")  # and would take yen for cents
     columns = columns_of(served.model.features, event, features)
     scored = score_row(served.model, columns)
     return judge(served.model, rules, event, columns, scored, Terms(without_model, explain=False))
@@ -169,6 +178,6 @@ class Shadow:
             if found is None or (found.champion, found.challenger) != (champion, served.version):
                 found = self._found = Disagreement(champion, served.version)
                 self._passed_over = 0
-        instead = _instead(served, rules, given.event, given.features, self._without_model)
+        instead = _instead(given.decision, served, rules, given.event, given.features, self._without_model)
         with self._lock:
             found.add(given.decision, instead)

@@ -4,12 +4,15 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Request, Response
 from pydantic_core import to_json
 
 from .errors import FieldError, InvalidRequest, RequestError, RequestTooLarge, TooManyRequests
+
+#: Problems of a query that are told at most.
+_TOLD: Final = 20
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -70,9 +73,9 @@ def read_query(request: Request, known: Mapping[str, Any]) -> dict[str, str]:
     """The query's parameters, each once. Raises ``InvalidRequest`` for those that are not ``known``."""
     sent = request.query_params.multi_items()
     values = dict(sent)
-    problems = []
+    problems: list[FieldError] = []
     for name in values:
-        if name not in known:
+        if name not in known and len(problems) < _TOLD:  # a hint takes its time, and thousands may be sent
             shown = name if re.fullmatch(r"[a-z_]{1,40}", name) else "(a parameter)"
             near = difflib.get_close_matches(name, known, n=1) if len(name) <= 40 else []
             hint = f"Did you mean {near[0]}? " if near else ""
@@ -80,7 +83,7 @@ def read_query(request: Request, known: Mapping[str, Any]) -> dict[str, str]:
     if len(sent) > len(values):
         problems.append(FieldError("query", "must hold each parameter once"))
     if problems:
-        raise InvalidRequest("The query is not valid.", tuple(problems[:20]))
+        raise InvalidRequest("The query is not valid.", tuple(problems[:_TOLD]))
     return values
 
 

@@ -1,7 +1,8 @@
 """``python -m training``: one training run and what surrounds it, as commands.
 
 Modules are imported inside the commands: ``--help`` answers at once, and ``smoke`` needs no scikit-learn. Exit codes:
-0 done, 1 refused or failed (one line on stderr says why and what to do), 2 the command line itself is wrong.
+0 done, 1 refused or failed (one line on stderr says why and what to do), 2 the command line itself is wrong; 3 and 4
+say how far ``retrain`` came.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import commands_drift, commands_learning, commands_records
+from . import commands_drift, commands_learning, commands_life, commands_records
 from .cli import (
     Data,
     Format,
@@ -514,6 +515,7 @@ def destroy(
 commands_records.register(app)
 commands_learning.register(app)
 commands_drift.register(app)
+commands_life.register(app)
 
 
 # --- printing --------------------------------------------------------------------------------------------------------

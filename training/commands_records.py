@@ -128,7 +128,9 @@ def reproduce(
         "rules_version": record.rules_version,
     }
     lines = [f"{one.field}: recorded {one.recorded!r}, now {one.again!r}" for one in found]
-    by = f"{record.outcome} by {record.decided_by}, model {record.model_version}, rules {record.rules_version}"
+    by = (
+        f"{record.outcome} by {record.decided_by}, model {record.model_version or 'none'}, rules {record.rules_version}"
+    )
     print_result(as_json, facts, "\n".join(lines) or f"equal to the bit: {by}")
     if found:
         raise typer.Exit(1)
@@ -184,7 +186,7 @@ def erase(
     outbox: Annotated[str | None, typer.Option(help="Outbox's URL; default: FRAUD_OUTBOX_URL.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Erase one party: every record that names it, its profile, what waits in the outbox."""
+    """Erase one party: every record that names it, its profile, what waits. Exit code 1: nothing is known of it."""
     with one_line(), open_log(log) as opened, _store(store) as profiles:
         from fraud_api_lambda.outbox import open_outbox
         from fraud_api_lambda.schemas import pseudonyms_of
@@ -197,11 +199,15 @@ def erase(
         with _opened(open_outbox(outbox or settings.outbox_url, budget_ms=_PATIENT_MS)) as waiting:
             done = records.erase(known_as, opened, profiles, waiting)
     told = "the outbox cannot be looked through" if done.waiting is None else f"{done.waiting:,} waiting items"
+    profile = "the profile" if done.profile else "no profile"
+    nothing = f"nothing is known of this party; {told}. Is the id as sent, FRAUD_PSEUDONYM_KEY as in the service?"
     print_result(
         as_json,
-        {"records": done.records, "waiting": done.waiting},
-        f"erased: {done.records:,} records, the profile, {told}",
+        {"records": done.records, "profile": done.profile, "waiting": done.waiting},
+        f"erased: {done.records:,} records, {profile}, {told}" if done.anything else nothing,
     )
+    if not done.anything:
+        raise typer.Exit(1)
 
 
 def forget(

@@ -124,10 +124,14 @@ def _child(name: str, command: list[str], root: Path, env: Mapping[str, str]) ->
         group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     else:
         group = {"start_new_session": True}
-    # Streamlit's welcome would print its address before both answer; errors of either go to stderr and are shown.
-    process = subprocess.Popen(
-        command, cwd=root, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **group
-    )
+    # Streamlit's welcome would print its address before both answer, and the API has a line for each request; errors of
+    # either go to stderr and are shown.
+    said = root / "data" / f"{name.lower()}.log"
+    said.parent.mkdir(exist_ok=True)
+    with said.open("ab") as out:
+        process = subprocess.Popen(
+            command, cwd=root, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=out, **group
+        )
     try:
         yield process
     finally:

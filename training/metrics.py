@@ -347,6 +347,14 @@ def average_precision(score: Floats, is_fraud: NDArray[np.int8], weight: Floats)
     return _average_precision(ranking.total(fraud * weight), ranking.total((1.0 - fraud) * weight)) or 0.0
 
 
+def precision_interval(
+    score: Floats, is_fraud: NDArray[np.int8], weight: Floats, *, seed: int = 0, replicates: int = 200
+) -> tuple[float, float] | None:
+    """95 % interval of :func:`average_precision`, as :func:`metrics` gives it; None where there is no fraud."""
+    found = _bootstrap(_Ranking.of(score), is_fraud, weight, seed, replicates)["average_precision"]
+    return None if found is None else (found["low"], found["high"])
+
+
 def gain_interval(
     before: Floats, after: Floats, is_fraud: NDArray[np.int8], weight: Floats, *, seed: int = 0, replicates: int = 200
 ) -> tuple[float, float]:

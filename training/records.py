@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Final
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,7 +16,7 @@ from fraud_api_lambda.decision_log import DecisionLog, Label, Record, Search, St
 from fraud_api_lambda.feature_store import FeatureStore
 from fraud_api_lambda.features import type_name
 from fraud_api_lambda.outbox import Kind, Outbox
-from fraud_api_lambda.schemas import rfc3339
+from fraud_api_lambda.schemas import TYPES, rfc3339
 
 from .dataset import DataError
 
@@ -104,6 +105,82 @@ def export(
     return count
 
 
+def frame(log: DecisionLog, until_ms: int, progress: Callable[[str], None] = lambda step: None) -> pd.DataFrame:
+    """The records that arrived before ``until_ms`` as ``dataset.load`` would give them, in the order of arrival.
+
+    Test inputs are left out. Money is in the base currency as it was judged. Beside the canonical columns stand
+    ``received_ms``; ``is_fraud`` and ``label_ms`` by the label that counts and was known by then (else 0 and the time
+    of arrival); ``labelled``, whether there is one; ``flagged``, whether the outcome was not approve. Raises
+    ``DataError`` where there is no such record.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in _FRAME}
+    attributes: dict[str, dict[int, float | str]] = {}
+    base = set()
+    for number, (record, label) in enumerate(_counted(records(log, None, until_ms, test=False), progress)):
+        document = json.loads(record.document)
+        event, features = document["event"], document["features"]
+        known = label if label is not None and label.received_ms < until_ms else None
+        values = (
+            record.transaction_id,
+            record.time_ms,
+            type_name(event["type_code"]),
+            record.customer_id,
+            record.counterparty_id,
+            record.device_id,
+            *(features.get(feature) for feature in _MONEY.values()),
+            event["lat"],
+            event["long"],
+            known is not None and known.is_fraud,
+            max(record.time_ms, known.received_ms if known else record.received_ms),
+            record.received_ms,
+            known is not None,
+            record.outcome != "approve",
+        )
+        for name, value in zip(_FRAME, values, strict=True):
+            found[name].append(value)
+        for name, value in event["attributes"].items():
+            if _present(value):
+                attributes.setdefault(name, {})[number] = value
+        base.add(json.loads(record.answer)["base_currency"])
+    if not base:
+        raise DataError("The log holds no such record.")
+    if len(base) > 1:
+        raise DataError("The log's amounts are in several base currencies; no one model learns from them.")
+    made = pd.DataFrame({name: _column(name, values) for name, values in found.items()})
+    made.insert(7, "currency", pd.Series([base.pop()] * len(made), dtype="str"))
+    for name, given in sorted(attributes.items()):
+        text = any(isinstance(value, str) for value in given.values())
+        own = {at: _as_text(value) for at, value in given.items()} if text else given
+        made[f"attributes.{name}"] = pd.Series(own, dtype="str" if text else "float64").reindex(made.index)
+    made["weight"] = 1.0
+    return made
+
+
+#: Column of :func:`frame` -> its pandas type.
+_FRAME: Final = {
+    "transaction_id": "str",
+    "time_ms": "int64",
+    "type": "category",
+    **dict.fromkeys(("customer_id", "counterparty_id", "device_id"), "str"),
+    **dict.fromkeys((*_MONEY, "lat", "long"), "float64"),
+    "is_fraud": "int8",
+    "label_ms": "int64",
+    "received_ms": "int64",
+    **dict.fromkeys(("labelled", "flagged"), "bool"),
+}
+
+
+def _column(name: str, values: list[Any]) -> Any:
+    if name == "type":
+        return pd.Categorical(values, categories=pd.Index(TYPES))
+    return pd.Series(values, dtype=_FRAME[name])
+
+
+def _as_text(value: float | str) -> str:
+    """A number where others sent text is the text that the service makes of it."""
+    return value if isinstance(value, str) else format(value, ".15g")
+
+
 def _counted(found: Iterator[Stored], progress: Callable[[str], None]) -> Iterator[Stored]:
     for number, stored in enumerate(found, 1):
         yield stored
@@ -155,9 +232,7 @@ def _write(spool: IO[str], texts: dict[str, bool], path: Path) -> None:
         for line in spool:
             row = json.loads(line)
             for name, value in row.pop("attributes").items():
-                # A number where others sent text is the text that the service makes of it.
-                text = texts[name] and not isinstance(value, str)
-                row[f"attributes.{name}"] = format(value, ".15g") if text else value
+                row[f"attributes.{name}"] = _as_text(value) if texts[name] else value
             rows.append(row)
             if len(rows) == _ROWS:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -207,10 +282,18 @@ def _present(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Erased:
-    """``waiting``: items of the outbox, None where it cannot be looked through (a queue of SQS)."""
+    """``profile``: whether there was one. ``waiting``: items of the outbox, None where it cannot be looked through (a
+    queue of SQS).
+    """
 
     records: int
+    profile: bool
     waiting: int | None
+
+    @property
+    def anything(self) -> bool:
+        """False: nobody knew this party, which is also what a mistyped id or a missing pseudonym key looks like."""
+        return bool(self.records or self.profile or self.waiting)
 
 
 def erase(party: str, log: DecisionLog, store: FeatureStore, outbox: Outbox) -> Erased:
@@ -222,8 +305,9 @@ def erase(party: str, log: DecisionLog, store: FeatureStore, outbox: Outbox) -> 
     """
     waiting = outbox.remove(lambda kind, data: party in _parties(kind, data))
     count = log.erase(party)
+    profile = party in store.read([party])
     store.erase(party)
-    return Erased(count, waiting)
+    return Erased(count, profile, waiting)
 
 
 def _parties(kind: Kind, data: bytes) -> tuple[str, ...]:

@@ -69,6 +69,8 @@ _SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
 _START = datetime(2025, 1, 1, tzinfo=UTC)
 #: Probability of each type, and how its amounts compare with the customer's scale.
 _TYPES_PRIVATE, _TYPES_BUSINESS = (0.62, 0.11, 0.11, 0.06, 0.10), (0.30, 0.48, 0.04, 0.14, 0.04)
+#: The same of private customers once they have instant transfers: people are paid where shops and cash were.
+_TYPES_INSTANT = (0.40, 0.34, 0.10, 0.06, 0.10)
 _TYPE_FACTOR = np.array([1.0, 1.5, 1.3, 1.5, 0.9])
 _FAVOURITE_MERCHANTS, _FAVOURITE_PAYEES = 8, 3
 # Latitude, longitude and weight of the homes.
@@ -158,14 +160,20 @@ def generate(
     days: int = 90,
     scenarios: Collection[str] | None = None,
     scenario_start: Mapping[str, int] | None = None,
+    scenario_share: Mapping[str, float] | None = None,
     fraud_share: float = 0.01,
+    instant_start: int | None = None,
     steady: bool = False,
 ) -> pd.DataFrame:
     """``rows`` transactions over ``days`` from ``start`` (naive: UTC), sorted by time.
 
     ``scenarios`` chooses among :data:`SCENARIOS` (None: all; empty: no fraud), keeping the fraud share. A scenario in
     ``scenario_start`` first occurs on that day (0 is the first) and is then as frequent as it would have been all
-    along; the rest of its share becomes legitimate rows.
+    along; the rest of its share becomes legitimate rows. ``scenario_share`` gives chosen scenarios another share of the
+    frauds than :data:`SCENARIOS` does; the others keep theirs among themselves.
+
+    From the day ``instant_start`` on private customers have instant transfers, and pay people with them where they paid
+    in shops and in cash before: everybody's habits change, honestly.
 
     Accounts have no income beyond their rows, so that balances run down towards the last day. ``steady`` pays each,
     evenly over the days and unseen, what it loses on the whole (or takes what it gains): a quiet world whose
@@ -178,21 +186,28 @@ def generate(
     Raises ValueError for arguments outside their range, naming the choices.
     """
     chosen = tuple(name for name in SCENARIOS if scenarios is None or name in scenarios)
-    starts = dict(scenario_start or {})
-    for name in [*(scenarios or ()), *starts]:
+    starts, shares = dict(scenario_start or {}), dict(scenario_share or {})
+    for name in [*(scenarios or ()), *starts, *shares]:
         if name not in SCENARIOS:
             raise ValueError(f"Unknown fraud scenario '{name}'. Choices are: {', '.join(SCENARIOS)}.")
     if rows < MIN_ROWS or days < 1 or not 0 <= fraud_share <= 0.5:
         raise ValueError(f"Needs at least {MIN_ROWS} rows, 1 day and a fraud share from 0 to 0.5.")
     if any(not 0 <= day < days for day in starts.values()):
         raise ValueError(f"A scenario starts on a day from 0 to {days - 1}.")
+    if instant_start is not None and not 0 <= instant_start < days:
+        raise ValueError(f"Instant transfers start on a day from 0 to {days - 1}.")
+    named = sum(shares.values())
+    if any(name not in chosen or share < 0 for name, share in shares.items()) or named > 1 + 1e-9:
+        raise ValueError("Shares are of chosen scenarios, not below 0, and together at most 1.")
+    rest = sum(SCENARIOS[name] for name in chosen if name not in shares)
+    shares = {name: shares.get(name, (1 - named) * SCENARIOS[name] / (rest or 1)) for name in chosen}
 
     world_rng, fraud_rng, legit_rng, rest_rng = (
         np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(4)
     )
     world = _make_world(world_rng, rows, days)
-    fraud = _make_fraud(fraud_rng, world, rows, fraud_share, chosen, starts)
-    legit = _make_legitimate(legit_rng, world, rows - len(fraud), fraud)
+    fraud = _make_fraud(fraud_rng, world, rows, fraud_share, shares, starts)
+    legit = _make_legitimate(legit_rng, world, rows - len(fraud), fraud, instant_start)
     every = _Rows.join([legit, fraud])
     every = every.take(np.lexsort((every.scenario, every.time)))
     cents, balances = _settle(world, every, steady)
@@ -285,7 +300,11 @@ def _make_world(rng: np.random.Generator, rows: int, days: int) -> _World:
 
 
 def _pick(rng: np.random.Generator, cumulative: Floats, n: int) -> Ints:
-    return np.minimum(np.searchsorted(cumulative, rng.random(n)), len(cumulative) - 1)
+    return _at(cumulative, rng.random(n))
+
+
+def _at(cumulative: Floats, chance: Floats) -> Ints:
+    return np.minimum(np.searchsorted(cumulative, chance), len(cumulative) - 1)
 
 
 def _places(rng: np.random.Generator, world: _World, person: Ints, time: Ints) -> Floats:
@@ -320,7 +339,7 @@ def _far_city(rng: np.random.Generator, city: Ints) -> Ints:
 # ---- legitimate rows -------------------------------------------------------------------------------------------------
 
 
-def _make_legitimate(rng: np.random.Generator, world: _World, n: int, fraud: _Rows) -> _Rows:
+def _make_legitimate(rng: np.random.Generator, world: _World, n: int, fraud: _Rows, instant: int | None) -> _Rows:
     """``n`` rows; whoever was drained, or closed the account, sends nothing afterwards."""
     closed = np.full(world.people, np.iinfo(np.int64).max)
     drained = (fraud.share > 0) & (fraud.type == _TRANSFER)
@@ -329,23 +348,23 @@ def _make_legitimate(rng: np.random.Generator, world: _World, n: int, fraud: _Ro
     np.minimum.at(closed, closers.sender, closers.time)
     parts, missing = [closers], n - len(closers)
     while missing > 0:
-        more = _habits(rng, world, missing + missing // 8 + 20)
+        more = _habits(rng, world, missing + missing // 8 + 20, instant)
         more = more.take(np.flatnonzero(more.time < closed[more.sender])[:missing])
         parts.append(more)
         missing -= len(more)
     return _Rows.join(parts)
 
 
-def _habits(rng: np.random.Generator, world: _World, n: int) -> _Rows:
+def _habits(rng: np.random.Generator, world: _World, n: int, instant: int | None) -> _Rows:
     sender = _pick(rng, world.activity, n)
     business = world.business[sender]
-    kind = np.where(
-        business,
-        _pick(rng, np.cumsum(_TYPES_BUSINESS), n),
-        _pick(rng, np.cumsum(_TYPES_PRIVATE), n),
-    )
+    theirs, chosen = _pick(rng, np.cumsum(_TYPES_BUSINESS), n), rng.random(n)
     day_weight = np.where((np.arange(world.days) % 7) >= 5, 0.8, 1.0)
     day = _pick(rng, np.cumsum(day_weight) / day_weight.sum(), n)
+    own = _at(np.cumsum(_TYPES_PRIVATE), chosen)
+    if instant is not None:
+        own = np.where(day >= instant, _at(np.cumsum(_TYPES_INSTANT), chosen), own)
+    kind = np.where(business, theirs, own)
     time = day * _DAY + _usual_hour(rng, world, sender)
 
     amount = world.scale[sender] * _TYPE_FACTOR[kind] * _lognormal(rng, 1.0, 0.27, n)
@@ -618,18 +637,17 @@ def _make_fraud(
     world: _World,
     rows: int,
     fraud_share: float,
-    chosen: tuple[str, ...],
+    shares: Mapping[str, float],
     starts: Mapping[str, int],
 ) -> _Rows:
-    total = sum(SCENARIOS[name] for name in chosen)
     # Each scenario draws from a stream of its own, so that starting one later leaves the others as they were.
     streams = dict(zip(SCENARIOS, rng.spawn(len(SCENARIOS)), strict=True))
     thieves = max(4, round(rows * fraud_share / 12))
     # Cumulative rounding: the counts add up, and every scenario is within one row of its share.
-    edges = np.rint(np.cumsum([0.0, *(SCENARIOS[name] / total for name in chosen)]) * rows * fraud_share)
+    edges = np.rint(np.cumsum([0.0, *shares.values()]) * rows * fraud_share)
     edges[-1] = np.rint(rows * fraud_share)  # whatever the sum of the shares rounds to
     parts, incidents = [_NO_ROWS], 0
-    for name, whole in zip(chosen, np.diff(edges), strict=True):
+    for name, whole in zip(shares, np.diff(edges), strict=True):
         draw, least, most = _DRAW[name]
         begin = starts.get(name, 0)
         n = round(whole * (world.days - begin) / world.days)

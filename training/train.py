@@ -34,7 +34,7 @@ from fraud_api_lambda.features import FeatureSet, Floats
 from fraud_api_lambda.model import FraudModel, calibrate, pack
 from fraud_api_lambda.reload import Served, load
 from fraud_api_lambda.rules import load_rules
-from fraud_api_lambda.schemas import RateTable
+from fraud_api_lambda.schemas import RateTable, rfc3339
 
 from . import backtest, dataset, ensemble, evaluate, forest, metrics, pipeline, replay, report, split, synthetic
 from . import tune as tuning
@@ -87,6 +87,8 @@ class Options:
     rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     costs: Costs = field(default_factory=Costs)
     ablation: bool = True
+    parent: str | None = None  #: version of the model that this one is to follow
+    now_ms: int | None = None  #: when this takes place; None: now
 
 
 @dataclass(frozen=True)
@@ -130,21 +132,34 @@ class Data:
     labels: Labels
     features: FeatureSet  #: nothing picked yet
     rates: RateTable
+    sha256: str  #: hex, of what the frame was read from
 
     def take(self, rows: split.Rows) -> tuple[Floats, Labels]:
         return self.columns[rows], self.labels[rows]
 
 
-def run(options: Options, out: Path, key: SigningKey, *, progress: Progress = lambda _: None) -> Result:
+def run(
+    options: Options,
+    out: Path,
+    key: SigningKey,
+    *,
+    given: tuple[Data, split.Split] | None = None,
+    progress: Progress = lambda _: None,
+) -> Result:
     """Train, evaluate and seal; the bundle lies in ``out/<version>`` and the pointer is not touched.
 
-    Beside the bundle lie ``<version>.pipeline.joblib`` (a training artefact: the service never reads it) and the
-    report's pictures. Raises ``DataError``, ``BundleError`` or ``RulesError``; nothing half-written stays.
+    ``given`` are rows that were read and split already, in place of those that ``options`` name. Beside the bundle lie
+    ``<version>.pipeline.joblib`` (a training artefact: the service never reads it) and the report's pictures. Raises
+    ``DataError``, ``BundleError`` or ``RulesError``; nothing half-written stays.
     """
     began = time.monotonic()
-    progress("loading data")
-    data = load_data(options)
-    parts = split_data(options, data)
+    if given is None:
+        progress("loading data")
+        data = load_data(options)
+        parts = split_data(options, data)
+    else:
+        data, parts = given
+        _check_frauds(parts, data.labels)
     stage = rehearsal(options, data)
     rules = _rules(options, data.features.columns)
     try:
@@ -273,6 +288,11 @@ def load_data(options: Options) -> Data:
         where=options.where,
         legit_weight=options.legit_weight,
     )
+    return replayed(frame, options, dataset.digest(options.data))
+
+
+def replayed(frame: pd.DataFrame, options: Options, sha256: str) -> Data:
+    """The frame with the columns that a model sees, its history replayed in its own order."""
     rates = replay.rate_table(options.base_currency, options.minor_units, options.rates)
     features = FeatureSet(
         attributes=replay.declare_attributes(frame),
@@ -281,7 +301,12 @@ def load_data(options: Options) -> Data:
         label_delay_ms=_delay(options, frame["time_ms"].to_numpy(np.int64)),
     )
     columns = replay.columns(frame, features, rates, history=options.history)
-    return Data(frame, columns, frame["is_fraud"].to_numpy(np.int8), features, rates)
+    return Data(frame, columns, frame["is_fraud"].to_numpy(np.int8), features, rates, sha256)
+
+
+def arrived(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """When each row came in, (n,) ms: ``received_ms`` where the frame has it."""
+    return frame["received_ms" if "received_ms" in frame else "time_ms"].to_numpy(np.int64)
 
 
 def _delay(options: Options, time_ms: npt.NDArray[np.int64]) -> int:
@@ -718,15 +743,17 @@ def _manifest(
             f"{int(data.labels[parts.validation].sum())} frauds no better than chance: it cannot be calibrated. "
             "It needs more frauds, or columns that tell them apart."
         )
-    now = datetime.now(UTC)
+    now = datetime.now(UTC) if options.now_ms is None else datetime.fromtimestamp(options.now_ms / 1000, UTC)
     packed = pack(*(member.part for member in fit.members))
     name = f"{now:%Y%m%dT%H%M%SZ}-{sha256(packed).hexdigest()[:8]}"
     zone = fit.features.time_zone
     time_ms = data.frame["time_ms"].to_numpy(np.int64)
+    learned = np.concatenate((parts.train, parts.validation))
     return Manifest(
         version=name,
         created_at=now.isoformat(timespec="seconds"),
         champion="xgboost" if len(fit.members) == 1 else "blend",
+        parent=options.parent,
         features=tuple(
             bundles.NamedFeature(name=name, version=rule.describe(name).version) for name in fit.features.picked
         ),
@@ -748,12 +775,13 @@ def _manifest(
         ),
         label_delay_ms=_delay(options, time_ms),
         training={
-            "data_sha256": dataset.digest(options.data),
+            "data_sha256": data.sha256,
             "format": options.format,
             "where": list(options.where),
             "legit_weight": options.legit_weight,
             "rows": {part: len(getattr(parts, part)) for part in ("train", "validation", "test")},
             "frauds": {part: int(data.labels[getattr(parts, part)].sum()) for part in ("train", "validation", "test")},
+            "learned_until": rfc3339(int(arrived(data.frame)[learned].max())),
             "split": parts.kind,
             "rehearsal": None if stage is None else stage.kind,
             "seed": options.seed,

@@ -8,15 +8,13 @@ backends answer alike, and one suite of tests holds them to it: ``sqlite`` and `
 
 import base64
 import hashlib
-import importlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from ..errors import SettingsError
 from ..schemas import DecidedBy, Degraded
-from ..settings import Outcome, scheme_of
+from ..settings import Outcome, backend_of
 
 #: URL scheme -> the module here that serves it, imported only when a URL chooses it.
 _MODULES: Final = {"sqlite": "sqlite", "postgresql": "postgresql", "dynamodb": "dynamodb", "none": "none"}
@@ -229,13 +227,9 @@ def open_decision_log(url: str, *, budget_ms: int = 250, retention_days: int | N
     down now may answer later. Raises :class:`~fraud_api_lambda.errors.SettingsError`, which never shows the URL (it may
     hold a password).
     """
-    scheme = scheme_of(url, "decision log", tuple(_MODULES))
-    try:
-        module = importlib.import_module(f"{__name__}.{_MODULES[scheme]}")
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise SettingsError(f"A {scheme}:// decision log needs the package {package}: install it.") from None
-    log: DecisionLog = module.open_url(url, budget_ms / 1000, retention_days)
+    log: DecisionLog = backend_of(url, "decision log", __name__, _MODULES).open_url(
+        url, budget_ms / 1000, retention_days
+    )
     return log
 
 
@@ -275,7 +269,11 @@ def write_cursor(*position: int | str) -> str:
 
 def read_cursor(text: str) -> list[Any]:
     """What :func:`write_cursor` was given. Raises ``ValueError`` for anything else; a backend checks the members."""
-    position = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    try:
+        position = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    except RecursionError:
+        raise ValueError("not a cursor") from None
+    json.dumps(position, ensure_ascii=False).encode()  # half a surrogate pair, which no store takes: ValueError
     if not isinstance(position, list) or not all(type(part) in (int, str) for part in position):
         raise ValueError("not a cursor")
     return position

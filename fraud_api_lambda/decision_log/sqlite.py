@@ -14,7 +14,6 @@ full, or a damaged file moved away, needs no restart. It must not be carried acr
 """
 
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -23,7 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import SettingsError, StoreUnavailable
+from ..errors import StoreUnavailable
+from ..sqlite_file import DAMAGED, code_of, path_of, use_write_ahead_log
 from . import Day, DecisionLog, Label, Page, Record, Search, Stored, migrations, sql
 
 #: Ids asked for in one statement; SQLite takes at most 32,766 parameters.
@@ -38,22 +38,11 @@ _DELETE_RULE: Final = "DELETE FROM decision_rules WHERE rule = ? AND received_ms
 _STEPS: Final = 5_000
 #: After these the connection is still good.
 _PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_INTERRUPT})
-_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def open_url(url: str, budget_s: float, retention_days: int | None) -> DecisionLog:
     """``sqlite:///relative/path`` or ``sqlite:////absolute/path``. Records do not expire by themselves: ``forget``."""
-    name = url.removeprefix("sqlite:///")
-    if name == url or not name.strip("/"):
-        raise SettingsError("A SQLite decision log is written sqlite:///relative/path or sqlite:////absolute/path.")
-    path = Path(name).absolute()
-    # Each of many copies of the function would record for itself, in a folder that vanishes with it.
-    if "AWS_LAMBDA_FUNCTION_NAME" in os.environ and path.resolve().is_relative_to("/tmp"):  # noqa: S108
-        raise SettingsError(
-            "A SQLite decision log under /tmp of a Lambda function is refused: every copy of the function would have "
-            "its own, and lose it. Use dynamodb://table or postgresql://host/database."
-        )
-    return SqliteDecisionLog(path, budget_s)
+    return SqliteDecisionLog(path_of(url, "decision log", "dynamodb://table or postgresql://host/database"), budget_s)
 
 
 class SqliteDecisionLog:
@@ -200,10 +189,10 @@ class _Access:
                 raise  # a value that SQLite does not take: no fault of the file's
             if not isinstance(error, sqlite3.Error | OSError):
                 raise
-            code = _code(error)
+            code = code_of(error)
             if code not in _PASSING:
                 self._disconnect()
-            if code in _DAMAGED:
+            if code in DAMAGED:
                 said = "is damaged: move the file away, with those beside it that end in -wal and -shm"
             elif code == sqlite3.SQLITE_INTERRUPT:
                 said = f"did not answer within {(seconds or self._budget_s) * 1000:.0f} ms"
@@ -222,7 +211,7 @@ class _Access:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = self._open(self._wait_s)
         try:
-            _use_write_ahead_log(connection, time.monotonic() + self._wait_s)
+            use_write_ahead_log(connection, time.monotonic() + self._wait_s)
             if not migrations.is_current(_revision(connection), "sqlite"):
                 migrations.upgrade("sqlite", "pysqlite", lambda: self._open(sql.PATIENCE_S), "BEGIN EXCLUSIVE")
             if self._writes:
@@ -267,21 +256,3 @@ def _revision(connection: sqlite3.Connection) -> str | None:
         return None
     row: tuple[Any, ...] | None = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return None if row is None else str(row[0])
-
-
-def _use_write_ahead_log(connection: sqlite3.Connection, until: float) -> None:
-    # Where several processes meet a new file, SQLite answers "locked" here at once, without its busy handler.
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(0.005)
-        else:
-            return
-
-
-def _code(error: BaseException) -> int:
-    """SQLite's primary result code, without what an extended one adds."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -6,12 +6,10 @@ holds them to it: ``memory`` (one process, gone with it), ``sqlite`` (one machin
 is the same over TLS) and ``dynamodb``. A further one is one more file and one more line in the table below.
 """
 
-import importlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-from ..errors import SettingsError
-from ..settings import scheme_of
+from ..settings import backend_of
 
 #: URL scheme -> the module here that serves it, imported only when a URL chooses it.
 _MODULES: Final = {
@@ -81,11 +79,5 @@ def open_feature_store(url: str, *, budget_ms: int = 250) -> FeatureStore:
     Nothing is connected to yet: a store that is down now may answer later. Raises
     :class:`~fraud_api_lambda.errors.SettingsError`, which never shows the URL (it may hold a password).
     """
-    scheme = scheme_of(url, "feature store", tuple(_MODULES))
-    try:
-        module = importlib.import_module(f"{__name__}.{_MODULES[scheme]}")
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise SettingsError(f"A {scheme}:// feature store needs the package {package}: install it.") from None
-    store: FeatureStore = module.open_url(url, budget_ms / 1000)
+    store: FeatureStore = backend_of(url, "feature store", __name__, _MODULES).open_url(url, budget_ms / 1000)
     return store

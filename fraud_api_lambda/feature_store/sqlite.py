@@ -13,7 +13,6 @@ The connection is made at first use, and again after the file turned out to be u
 damaged file moved away, needs no restart. It must not be carried across a fork.
 """
 
-import os
 import sqlite3
 import threading
 import time
@@ -22,7 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from ..errors import SettingsError, StoreUnavailable
+from ..errors import StoreUnavailable
+from ..sqlite_file import DAMAGED, code_of, path_of, use_write_ahead_log
 from . import Change, FeatureStore
 
 # expires_ms stands before the bytes, so that looking at it reads no overflow page; it has no index, since every write
@@ -41,22 +41,11 @@ _AT_ONCE: Final = 500
 _SWEEP: Final = 64
 #: After these the connection is still good.
 _PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
-_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def open_url(url: str, budget_s: float) -> FeatureStore:
     """``sqlite:///relative/path`` or ``sqlite:////absolute/path``."""
-    name = url.removeprefix("sqlite:///")
-    if name == url or not name.strip("/"):
-        raise SettingsError("A SQLite feature store is written sqlite:///relative/path or sqlite:////absolute/path.")
-    path = Path(name).absolute()
-    # Each of many copies of the function would count for itself, in a folder that vanishes with it.
-    if "AWS_LAMBDA_FUNCTION_NAME" in os.environ and path.resolve().is_relative_to("/tmp"):  # noqa: S108
-        raise SettingsError(
-            "A SQLite feature store under /tmp of a Lambda function is refused: every copy of the function would have "
-            "its own, and lose it. Use dynamodb://table."
-        )
-    return SqliteFeatureStore(path, budget_s)
+    return SqliteFeatureStore(path_of(url, "feature store", "dynamodb://table"), budget_s)
 
 
 class SqliteFeatureStore:
@@ -137,10 +126,10 @@ class SqliteFeatureStore:
                     self._connection.execute("ROLLBACK")
             if not isinstance(error, sqlite3.Error | OSError):
                 raise
-            code = _code(error)
+            code = code_of(error)
             if code not in _PASSING:
                 self._disconnect()
-            if code in _DAMAGED:
+            if code in DAMAGED:
                 said = "is damaged: move the file away, with those beside it that end in -wal and -shm"
             else:
                 said = f"failed: {getattr(error, 'sqlite_errorname', type(error).__name__)}"
@@ -153,7 +142,7 @@ class SqliteFeatureStore:
         # isolation_level None: transactions are ours to begin. Statements are prepared once, by their text.
         connection = sqlite3.connect(self._path, timeout=self._wait_s, isolation_level=None, check_same_thread=False)
         try:
-            _use_write_ahead_log(connection, time.monotonic() + self._wait_s)
+            use_write_ahead_log(connection, time.monotonic() + self._wait_s)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(_SCHEMA)
         except BaseException:
@@ -176,21 +165,3 @@ class SqliteFeatureStore:
         connection.execute(
             "DELETE FROM parties WHERE id > ? AND id <= ? AND expires_ms <= ?", (start, self._swept_to, now_ms)
         )
-
-
-def _use_write_ahead_log(connection: sqlite3.Connection, until: float) -> None:
-    # Where several processes meet a new file, SQLite answers "locked" here at once, without its busy handler.
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(0.005)
-        else:
-            return
-
-
-def _code(error: BaseException) -> int:
-    """SQLite's primary result code, without what an extended one adds."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -11,13 +11,11 @@ Two backends: ``file`` (a folder; a background task drains it) and ``sqs`` (a FI
 ``handler.queue``, which calls the same sinks).
 """
 
-import importlib
 import random
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple, Protocol
 
-from ..errors import SettingsError
-from ..settings import scheme_of
+from ..settings import backend_of
 
 #: URL scheme -> the module here that serves it, imported only when a URL chooses it.
 _MODULES: Final = {"file": "file", "sqs": "sqs"}
@@ -94,11 +92,5 @@ def open_outbox(url: str, *, budget_ms: int = 250) -> Outbox:
     """The outbox that ``url`` names: ``file://folder`` (relative unless it begins with ``/``) or ``sqs://queue``
     (a FIFO queue's name, or ``sqs://queue?region=...``). Raises :class:`~fraud_api_lambda.errors.SettingsError`.
     """
-    scheme = scheme_of(url, "outbox", tuple(_MODULES))
-    try:
-        module = importlib.import_module(f"{__name__}.{_MODULES[scheme]}")
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise SettingsError(f"A {scheme}:// outbox needs the package {package}: install it.") from None
-    outbox: Outbox = module.open_url(url, budget_ms / 1000)
+    outbox: Outbox = backend_of(url, "outbox", __name__, _MODULES).open_url(url, budget_ms / 1000)
     return outbox

@@ -197,6 +197,19 @@ def test_without_a_key_ready_tells_the_status_alone(keyed: Client) -> None:
     assert alone.status_code == whole.status_code
 
 
+def test_who_has_no_key_costs_no_look_into_the_stores(
+    bare_scorer: FraudScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    monkeypatch.setattr(bare_scorer.store, "check", lambda: looks.append("feature_store"))
+    monkeypatch.setattr(bare_scorer.decisions, "check", lambda: looks.append("decision_log"))
+    guarded = Client(create_app(bare_scorer, guard=Guard(parse_keys(ITEMS))))
+    assert guarded.get("/ready").json() == {"status": "degraded"}
+    assert looks == []
+    assert guarded.get("/ready", headers=sending(KEYS["score"].secret)).json()["feature_store"] == "ok"
+    assert looks == ["feature_store", "decision_log"]
+
+
 def test_the_contract_says_which_key_a_route_takes(keyed: Client) -> None:
     document = keyed.get("/openapi.json").json()
     assert document["components"]["securitySchemes"]["Key"]["name"] == "X-API-Key"

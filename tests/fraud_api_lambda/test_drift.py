@@ -1,7 +1,6 @@
 """Drift: figures against other people's formulas, the promise about false alarms, every kind of change named."""
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -447,6 +446,8 @@ def test_the_parties_past_is_not_judged_while_the_log_is_young(reference: Refere
         "young", "young", "young", "quiet",
     ]  # fmt: skip
     assert set(look(reference, made, history=30 * DAY).alarms) == {"amount", "count_24h", "score"}
+    without = replace(reference, features=tuple(own for own in reference.features if own.variable.source != "history"))
+    assert set(look(without, made, history=DAY).alarms) == {"amount", "score"}
 
 
 @pytest.mark.parametrize(
@@ -628,10 +629,7 @@ def test_the_scheduled_look_counts_its_alarms_and_names_them_in_one_line(
     assert line["decisions"] == 2_100
 
 
-def test_a_scheduled_look_that_fails_is_counted_and_says_why(
-    filled: DecisionLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    logging.getLogger("fraud").propagate = True
+def test_a_scheduled_look_that_fails_is_counted_and_says_why(filled: DecisionLog, tmp_path: Path, lines: Lines) -> None:
     metrics = Metrics()
     assert watch(filled, tmp_path, metrics, told=b"{}").run() is None
     assert DriftWatch(filled, lambda: None, metrics, lambda: NOW).run() is None
@@ -641,7 +639,7 @@ def test_a_scheduled_look_that_fails_is_counted_and_says_why(
         watch(broken, tmp_path / "again", metrics).run()
     assert metrics.counts()["drift_looks", "failed"] == 3
     assert metrics.counts()["drift_alarms",] == 0
-    reasons = [record.__dict__["reason"] for record in caplog.records if record.name == "fraud.drift"]
+    reasons = [line["reason"] for line in lines.of("no look for drift")]
     assert "earlier version" in reasons[0]
     assert "No bundle is loaded" in reasons[1]
 

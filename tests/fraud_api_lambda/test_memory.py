@@ -12,7 +12,7 @@ import pytest
 from fraud_api_lambda import profiles
 from fraud_api_lambda.app import create_app
 from fraud_api_lambda.decision_log import DecisionLog, Label, Record, Search, open_decision_log, unpack_record
-from fraud_api_lambda.errors import NotFound, NotRecorded, RequestConflict, StoreUnavailable
+from fraud_api_lambda.errors import InvalidRequest, NotFound, NotRecorded, RequestConflict, StoreUnavailable
 from fraud_api_lambda.feature_store import Change, FeatureStore, open_feature_store
 from fraud_api_lambda.features import NAMES
 from fraud_api_lambda.outbox import Outbox, open_outbox
@@ -322,6 +322,65 @@ def test_another_transaction_under_a_spooled_id_is_laid_aside_not_lost(rig: Rig)
     assert stands.digest != record.digest
 
 
+def test_what_is_still_spooled_when_the_log_is_back_is_answered_as_it_was_before(rig: Rig) -> None:
+    rig.log.down = True
+    first = rig.scorer.answer(BODY)
+    rig.log.down = False
+    again = rig.scorer.answer(BODY)
+    assert (again.body, again.replayed) == (first.body, True)
+    with pytest.raises(RequestConflict):
+        rig.scorer.answer({**BODY, "amount": 1})
+    many = rig.scorer.answer_many([{**BODY, "amount": 1}, BODY])
+    assert isinstance(many[0], RequestConflict)
+    assert isinstance(many[1], Answer)
+    assert many[1].body == first.body
+    assert rig.drain()[:2] == (1, 0)
+    assert [record.answer for record in rig.records()] == [first.body]
+    assert rig.version("C1") == 1
+
+
+def test_a_crash_between_record_and_profiles_is_mended_by_the_repeated_batch(rig: Rig) -> None:
+    batch = [{**BODY, "transaction_id": f"t{i}"} for i in range(3)]
+    rig.store.down = rig.outbox.down = True  # as if the process had died here
+    first = rig.scorer.answer_many(batch)
+    rig.store.down = rig.outbox.down = False
+    assert rig.version("C1") == 0
+    again = rig.scorer.answer_many([*batch, {**BODY, "transaction_id": "new"}])
+    assert [answer.body for answer in again[:3]] == [answer.body for answer in first]  # type: ignore[union-attr]
+    assert [rig.version(party) for party in ("C1", "M1", "D1")] == [4, 4, 4]
+    rig.scorer.answer_many(batch)
+    assert rig.version("C1") == 4
+
+
+def test_in_a_batch_an_id_whose_first_transaction_is_refused_is_free_for_the_next(rig: Rig) -> None:
+    refused = {**BODY, "currency": "ZZZ"}
+    answers = rig.scorer.answer_many([refused, refused, BODY, BODY, {**BODY, "amount": 1}])
+    kinds = [(answer.replayed if isinstance(answer, Answer) else type(answer)) for answer in answers]
+    assert kinds == [InvalidRequest, InvalidRequest, False, True, RequestConflict]
+
+
+def test_in_a_batch_the_recorded_body_is_answered_even_after_one_that_conflicts(rig: Rig) -> None:
+    first = rig.scorer.answer(BODY)
+    conflict, again = rig.scorer.answer_many([{**BODY, "amount": 1}, BODY])
+    assert isinstance(conflict, RequestConflict)
+    assert isinstance(again, Answer)
+    assert (again.body, again.replayed) == (first.body, True)
+
+
+def test_what_was_judged_is_answered_again_though_the_bundle_of_today_would_refuse_it(rig: Rig) -> None:
+    now = [1_770_000_000_000]
+    rig.scorer.clock = lambda: now[0]
+    body = {**BODY, "timestamp": "2026-02-02T02:40:00Z"}
+    first = rig.scorer.answer(body)
+    now[0] -= 3_600_000  # the clock was set back; a currency that the next bundle has no rate for is the same
+    again = rig.scorer.answer(body)
+    assert (again.body, again.replayed) == (first.body, True)
+    with pytest.raises(RequestConflict):
+        rig.scorer.answer({**body, "amount": 1})
+    with pytest.raises(InvalidRequest):
+        rig.scorer.answer({**body, "transaction_id": "another"})
+
+
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +406,28 @@ def test_a_label_reaches_the_counterpartys_profile_and_a_reversal_leaves_it(rig:
     assert frauds(rig) == 1
     rig.scorer.feedback(label(False, time_ms=9))  # an analyst does not outrank a chargeback
     assert frauds(rig) == 1
+
+
+def test_of_two_labels_at_once_the_one_that_counts_is_what_the_profile_keeps(rig: Rig) -> None:
+    rig.scorer.answer(BODY)
+
+    class Overtaken:
+        """A log whose first label is overtaken by a chargeback between its record and its profile."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(rig.log.real, name)
+
+        def label(self, label: Label) -> Any:
+            found = rig.log.real.label(label)
+            rig.scorer.decisions = rig.log  # type: ignore[assignment]
+            other = Label("order-1", not label.is_fraud, "chargeback", label.time_ms, label.received_ms)
+            rig.scorer.feedback(other)
+            return found
+
+    rig.scorer.decisions = Overtaken()  # type: ignore[assignment]
+    rig.scorer.feedback(label(True))
+    assert rig.log.real.find(["order-1"])["order-1"].label.is_fraud is False
+    assert frauds(rig) == 0
 
 
 def test_a_label_for_an_unknown_transaction_is_not_found(rig: Rig) -> None:

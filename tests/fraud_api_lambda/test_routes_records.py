@@ -5,6 +5,7 @@ import contextlib
 import json
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,8 @@ def test_a_least_probability_is_a_filter_too(served: Service) -> None:
         ("cursor", write_cursor("x")),
         ("cursor", write_cursor(1, 2, 3, 4)),
         ("cursor", write_cursor(*range(999))),
+        ("cursor", b64encode(b"[" * 20_000).decode().rstrip("=")),
+        ("cursor", b64encode(rb'[1,"\ud800"]').decode().rstrip("=")),
         *((name, CANARY * 30) for name in ("since", "outcome", "label", "min_probability", "customer_id", "limit")),
     ],
 )
@@ -315,6 +318,12 @@ def test_a_stronger_source_counts_and_a_weaker_one_is_recorded_beside_it(service
     assert service.ids(label="fraud") == ["t"]
     counts = service.scorer.metrics.counts()
     assert counts["labels", "chargeback", "fraud"] == counts["labels", "customer", "legitimate"] == 1
+
+
+def test_a_label_on_a_test_input_is_kept_and_not_counted(service: Service) -> None:
+    service.send("test-decline-1")
+    assert service.say("test-decline-1", "fraud", "analyst").status_code == 200
+    assert ("labels", "analyst", "fraud") not in service.scorer.metrics.counts()
 
 
 def test_feedback_on_what_was_never_judged_is_not_found(service: Service) -> None:

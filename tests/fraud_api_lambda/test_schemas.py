@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud_api_lambda import schemas
-from fraud_api_lambda.errors import InvalidRequest
+from fraud_api_lambda.errors import InvalidRequest, RequestTooLarge
 from fraud_api_lambda.schemas import (
     CARD_COLUMNS,
     HOUR_MS,
@@ -216,6 +216,11 @@ def test_an_unknown_name_near_to_nothing_points_to_attributes() -> None:
     assert refused({"amount": 1, "ip": "::1"}) == {"ip": "is not a known field. Your own columns go in attributes"}
 
 
+@pytest.mark.parametrize("label", ["isFraud", "isFlaggedFraud", "Class", "is_fraud"])
+def test_a_label_of_a_data_set_is_sent_to_feedback_and_not_into_attributes(label: str) -> None:
+    assert refused({"amount": 1, label: 1}) == {label: "is a label, not part of a transaction: POST /feedback takes it"}
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -279,6 +284,20 @@ def test_a_batch_is_a_list_of_still_unchecked_items() -> None:
 def test_a_batch_of_another_form_or_size_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse_batch(body)
+
+
+@pytest.mark.parametrize("unit", [b"{}", b"[]", b"1"])
+def test_a_batch_of_more_values_than_transactions_can_hold_is_not_parsed(unit: bytes) -> None:
+    body = b'{"transactions": [{"attributes": [%s]}]}' % b",".join([unit] * 700_000)
+    assert len(body) < 6 * 2**20
+    with pytest.raises(RequestTooLarge, match="more than 600,000 values"):
+        parse_batch(body)
+
+
+def test_a_batch_may_use_every_field_and_attribute_of_every_transaction() -> None:
+    whole = {**dict.fromkeys(Transaction.model_fields, 1), "attributes": {f"a{i}": 1 for i in range(256)}}
+    body = json.dumps({"transactions": [whole] * MAX_BATCH}, separators=(",", ":")).encode()
+    assert len(parse_batch(body)) == MAX_BATCH
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

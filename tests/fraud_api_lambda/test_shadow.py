@@ -160,6 +160,37 @@ def test_a_share_of_the_customers_is_answered_by_the_challenger_each_always_by_t
     assert {scorer.answer({**drained(i), "transaction_id": f"n{i}"}).decision.outcome for i in range(50)} == {"decline"}
 
 
+def test_of_transactions_that_name_nobody_the_challenger_has_its_share_too(
+    pair: tuple[ModelSource, ModelSource], tmp_path: Path
+) -> None:
+    champion, challenger = pair
+    bundles.point_at(f"file://{tmp_path}/challenger", KEY, TRUSTED, "next", share=20)
+    challenger.refresh()
+    scorer = FraudScorer(champion, challenger=challenger)
+    made = [scorer.answer({"amount": i}).decision.model_version for i in range(1_000)]
+    assert 140 < made.count("next") < 260
+
+
+def test_a_challenger_that_counts_in_another_currency_answers_nobody_and_is_not_compared(
+    pair: tuple[ModelSource, ModelSource], tmp_path: Path
+) -> None:
+    champion, challenger = pair
+    seal_small(tmp_path, "yen", currency={"base": "JPY", "minor_units": 0})
+    bundles.publish(tmp_path / "yen", f"file://{tmp_path}/challenger", KEY, TRUSTED)
+    bundles.point_at(f"file://{tmp_path}/challenger", KEY, TRUSTED, "yen", share=100)
+    challenger.refresh()
+    assert challenger.served is not None
+    assert challenger.served.bundle.share == 100
+    scorer = FraudScorer(champion, challenger=challenger, clock=lambda: NOW)
+    assert scorer.shadow is not None
+    scorer.shadow.start()
+    # Profiles and sums are in the champion's minor units: of two currencies they would be in neither.
+    assert scorer.answer(drained(1)).decision.base_currency == "USD"
+    until(lambda: (scorer.shadow.found() or {}).get("failed") == 1)  # type: ignore[union-attr]
+    scorer.shadow.stop()
+    assert (scorer.shadow.found() or {})["judged"] == 0
+
+
 @pytest.mark.parametrize("share", [-1, 101, 1.5, "10", True, None])
 def test_a_pointer_with_another_share_is_refused(tmp_path: Path, share: Any) -> None:
     url = publish_small(tmp_path, "v1")

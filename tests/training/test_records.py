@@ -376,6 +376,34 @@ def test_a_label_meets_the_profile_as_it_was_when_the_label_came(
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
+def test_the_frame_of_the_log_is_what_an_export_would_give_in_the_order_of_arrival(rig: Rig, tmp_path: Path) -> None:
+    live(rig, 8)
+    rig.scorer.answer({"transaction_id": "test-decline", "amount": 5, "customer_id": "C1"})
+    frame = records.frame(rig.log, rig.now_ms + 1)
+    assert (np.diff(frame["received_ms"]) >= 0).all()
+    assert (np.diff(frame["time_ms"]) < 0).any()
+    stored = {each.record.transaction_id: each for each in records.records(rig.log, None, None, test=False)}
+    assert set(frame["transaction_id"]) == set(stored)
+    for row in frame.to_dict("records"):
+        record, label = stored[row["transaction_id"]]
+        assert row["received_ms"] == record.received_ms
+        assert (row["labelled"], row["flagged"]) == (label is not None, record.outcome != "approve")
+    records.export(rig.log, tmp_path / "out.parquet")
+    exported = dataset.load(str(tmp_path / "out.parquet"), "synthetic").set_index("transaction_id")
+    same = frame.set_index("transaction_id").drop(columns=["received_ms", "labelled", "flagged"])
+    pd.testing.assert_frame_equal(same.loc[exported.index, exported.columns], exported)
+
+
+def test_the_frame_of_the_log_knows_no_label_that_came_later(rig: Rig) -> None:
+    rig.scorer.answer({"transaction_id": "t", "amount": 5})
+    arrived = rig.now_ms
+    rig.now_ms += DAY_MS
+    rig.label("t", True)
+    before, after = records.frame(rig.log, rig.now_ms), records.frame(rig.log, rig.now_ms + 1)
+    assert before[["is_fraud", "labelled", "label_ms"]].to_numpy().tolist() == [[0, False, arrived]]
+    assert after[["is_fraud", "labelled", "label_ms"]].to_numpy().tolist() == [[1, True, rig.now_ms]]
+
+
 def test_exported_transactions_teach_what_was_judged(rig: Rig, tmp_path: Path) -> None:
     live(rig, 8)
     rig.scorer.answer({"transaction_id": "test-decline", "amount": 5, "customer_id": "C1"})
@@ -470,7 +498,7 @@ def test_an_erased_party_is_nowhere_and_the_others_are_everywhere(rig: Rig) -> N
         "--outbox", f"file://{rig.folder}/outbox", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == {"records": 2, "waiting": 4}
+    assert json.loads(result.stdout) == {"records": 2, "profile": True, "waiting": 4}
     assert [record.transaction_id for record in rig.records()] == ["t1", "t3"]
     assert set(rig.store.read(["C1", "C2", "M1", "M2"])) == {"C2", "M1", "M2"}
     assert rig.outbox.waiting() == {"decision": 1, "profile": 0, "label": 0, "webhook": 0, "stream": 0}
@@ -492,6 +520,31 @@ def test_a_party_is_erased_by_the_pseudonym_of_its_id(tmp_path: Path, source: Mo
     assert run("erase", "--party", pseudonyms("C2"), **settings).exit_code == 0
     assert [record.transaction_id for record in rig.records()] == ["t2"]
     assert set(rig.store.read([pseudonyms(f"C{i}") for i in (1, 2, 3)])) == {pseudonyms("C3")}
+    rig.close()
+
+
+def test_erasing_whom_nobody_knows_says_so_and_does_not_pass_for_an_erasure(
+    tmp_path: Path, source: ModelSource
+) -> None:
+    rig = Rig(tmp_path / "service", source, pseudonyms=Pseudonyms(SECRET))
+    rig.scorer.answer({"transaction_id": "t", "amount": 5, "customer_id": "C1"})
+    settings = {
+        "FRAUD_DECISION_LOG_URL": rig.log_url,
+        "FRAUD_FEATURE_STORE_URL": f"sqlite:///{rig.folder}/profiles.db",
+        "FRAUD_OUTBOX_URL": f"file://{rig.folder}/outbox",
+    }
+    without_the_key = run("erase", "--party", "C1", **settings)
+    assert without_the_key.exit_code == 1
+    assert "nothing is known" in without_the_key.output
+    assert "FRAUD_PSEUDONYM_KEY" in without_the_key.output
+    assert "C1" not in without_the_key.output
+    assert [record.transaction_id for record in rig.records()] == ["t"]
+    settings["FRAUD_PSEUDONYM_KEY"] = SECRET
+    erased = run("erase", "--party", "C1", **settings)
+    assert erased.exit_code == 0
+    assert "1 records, the profile, 0 waiting items" in erased.output
+    again = run("erase", "--party", "C1", "--json", **settings)
+    assert (again.exit_code, json.loads(again.stdout)) == (1, {"records": 0, "profile": False, "waiting": 0})
     rig.close()
 
 

@@ -278,9 +278,43 @@ def test_a_scenario_can_begin_later_and_leaves_the_others_as_they_were() -> None
         assert times[0] == times[1]
 
 
+def test_a_scenario_can_have_another_share_and_the_others_keep_theirs_among_themselves() -> None:
+    made = generate(40_000, 4, fraud_share=0.05, scenario_share={"mule_fan_in": 0.5})
+    counts = made["fraud_scenario"].value_counts()
+    assert counts.sum() == 2_000
+    assert counts["mule_fan_in"] == 1_000
+    rest = 1 - SCENARIOS["mule_fan_in"]
+    for name in set(SCENARIOS) - {"mule_fan_in"}:
+        assert counts[name] == pytest.approx(1_000 * SCENARIOS[name] / rest, abs=1)
+    alone = generate(2_000, 4, scenarios=["night_spree", "card_testing"], scenario_share={"night_spree": 1.0})
+    assert set(alone["fraud_scenario"].dropna()) == {"night_spree"}
+
+
+def test_instant_transfers_change_what_private_customers_do_from_their_day_on_and_nothing_before() -> None:
+    plain, made = (generate(60_000, 4, instant_start=day) for day in (None, 45))
+    begin = START_MS + 45 * DAY_MS
+    shares = [
+        frame.loc[late, "type"].value_counts(normalize=True)
+        for frame in (plain, made)
+        for late in (frame["time_ms"] < begin, frame["time_ms"] >= begin)
+    ]
+    for kind in ("PAYMENT", "TRANSFER", "DEBIT"):
+        assert shares[2][kind] == pytest.approx(shares[0][kind], abs=0.003)
+    assert shares[3]["TRANSFER"] > 2 * shares[1]["TRANSFER"]
+    assert shares[3]["PAYMENT"] < 0.75 * shares[1]["PAYMENT"]
+    assert shares[3]["DEBIT"] == pytest.approx(shares[1]["DEBIT"], abs=0.01)
+    frauds = [frame.loc[frame["is_fraud"] == 1, ["time_ms", "fraud_scenario"]].to_numpy() for frame in (plain, made)]
+    assert (frauds[0] == frauds[1]).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"scenario_share": {"phishing": 0.3}}, "Unknown fraud scenario 'phishing'"),
+        ({"scenario_share": {"night_spree": 1.1}}, "together at most 1"),
+        ({"scenario_share": {"night_spree": -0.1}}, "not below 0"),
+        ({"scenarios": ["card_testing"], "scenario_share": {"night_spree": 0.1}}, "Shares are of chosen scenarios"),
+        ({"instant_start": 90}, "a day from 0 to 89"),
         ({"scenarios": ["phishing"]}, "Unknown fraud scenario 'phishing'. Choices are: card_testing"),
         ({"scenario_start": {"phishing": 3}}, "Unknown fraud scenario 'phishing'"),
         ({"scenario_start": {"night_spree": 90}}, "a day from 0 to 89"),
