@@ -24,7 +24,7 @@ OUT = ROOT / "docs" / "images"
 WIDTH, HEIGHT = 1360, 1000
 ROWS, GENERATED = 12_000, 36_000
 #: Colours of a picture's palette: text and charts need no more, and the file is a third as large.
-COLORS = 96
+COLORS = 200
 
 
 @contextmanager
@@ -63,8 +63,13 @@ def score(browser: Browser, url: str, api: str, *, dark: bool) -> None:
         field.fill(busy_customer(api))
         field.press("Enter")
         tab.page.get_by_role("button", name="Score", exact=False).last.click()
-        tab.wait_for("normal")
+        normal = tab.wait_for("normal")
+        tab.page.get_by_test_id("stToast").wait_for(state="detached")
         take(tab, "score-dark" if dark else "score")
+        if not dark:
+            normal.evaluate("element => element.scrollIntoView({block: 'start'})")
+            tab.page.set_viewport_size({"width": WIDTH, "height": 640})
+            take(tab, "normal")
 
 
 def batch(browser: Browser, url: str, file: Path) -> None:
