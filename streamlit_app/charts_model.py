@@ -239,7 +239,7 @@ def weights(found: Sequence[tuple[str, float]], title: str) -> alt.Chart:
     frame = pd.DataFrame(found, columns=["feature", "weight"])
     bars = alt.Chart(frame).mark_bar(color=ACCENT, cornerRadius=2, height=13).encode(
         y=alt.Y("feature:N", sort=None, title=None,
-                axis=alt.Axis(labelLimit=200, ticks=False, domain=False, labelOverlap=False)),
+                axis=alt.Axis(labelLimit=200, ticks=False, domain=False, labelOverlap=False, labelFlush=False)),
         x=alt.X("weight:Q", title=title, axis=alt.Axis(tickCount=5)),
         tooltip=["feature:N", alt.Tooltip("weight:Q", format=".3f")],
     )  # fmt: skip

@@ -67,8 +67,9 @@ def score(browser: Browser, url: str, api: str, *, dark: bool) -> None:
         tab.page.get_by_test_id("stToast").wait_for(state="detached")
         take(tab, "score-dark" if dark else "score")
         if not dark:
-            normal.evaluate("element => element.scrollIntoView({block: 'start'})")
             tab.page.set_viewport_size({"width": WIDTH, "height": 640})
+            tab.page.wait_for_timeout(800)
+            normal.evaluate("element => element.scrollIntoView({block: 'start'})")
             take(tab, "normal")
 
 
