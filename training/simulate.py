@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -193,7 +193,8 @@ class _Life:
         )
         self.time_ms = self.frame["time_ms"].to_numpy(np.int64)
         self.fraud = self.frame["is_fraud"].to_numpy() == 1
-        self.place = {name: at for at, name in enumerate(self.frame["transaction_id"].tolist())}
+        self.sent = {name: _values(self.frame[name]) for name in _SENT}
+        self.place = {name: at for at, name in enumerate(self.sent["transaction_id"])}
         self.probability = np.full(len(self.frame), np.nan)
         self.model = np.full(len(self.frame), None, object)
         self.chance = np.random.default_rng(plan.seed)
@@ -270,7 +271,7 @@ class _Life:
 
     async def _judge(self, low: int, high: int) -> None:
         self.now_ms = int(self.time_ms[high - 1])
-        bodies = [_body(row) for row in self.frame.iloc[low:high].to_dict("records")]
+        bodies = [self._body(row) for row in range(low, high)]
         answer = await self.api.call("POST", "/predict/batch", {"transactions": bodies})
         champion = self.scorer.source.served
         for row, result in enumerate(answer["results"], low):
@@ -283,6 +284,11 @@ class _Life:
             self.offered += champion is not None and decision["model_version"] == champion.version
             self._expect(row, flagged=decision["outcome"] != "approve")
         await self._shadowed()
+
+    def _body(self, row: int) -> dict[str, Any]:
+        """A transaction as a caller sends it: what is absent is left out, and nobody knows yet whether it is fraud."""
+        sent = {name: values[row] for name, values in self.sent.items() if values[row] is not None}
+        return {**sent, "timestamp": rfc3339(int(self.time_ms[row]))}
 
     def _expect(self, row: int, *, flagged: bool) -> None:
         """Draw when, and whether, somebody says what this transaction was. As many draws for each, whatever it is."""
@@ -301,7 +307,7 @@ class _Life:
             due, row, source = heapq.heappop(self.labels)
             self.now_ms = max(self.now_ms, due)
             said = {
-                "transaction_id": self.frame["transaction_id"].iat[row],
+                "transaction_id": self.sent["transaction_id"][row],
                 "label": "fraud" if self.fraud[row] else "legitimate",
                 "source": source,
                 "time": rfc3339(self.now_ms),
@@ -512,11 +518,9 @@ _SENT: Final = (
 )
 
 
-def _body(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A transaction as a caller sends it: what is absent is left out, and nobody knows yet whether it is fraud."""
-    moment = START + timedelta(milliseconds=row["time_ms"] - START_MS)
-    found = {name: row[name] for name in _SENT if not pd.isna(row[name])}
-    return {**found, "timestamp": moment.isoformat(timespec="milliseconds")}
+def _values(column: "pd.Series[Any]") -> list[Any]:
+    """As Python's own values, None where absent."""
+    return column.astype(object).where(column.notna(), None).tolist()
 
 
 def _precision(probability: Floats, fraud: npt.NDArray[np.int8]) -> tuple[float, tuple[float, float] | None]:

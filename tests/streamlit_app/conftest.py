@@ -24,6 +24,9 @@ from tests.streamlit_app.servers import Answer, Recorded, SmallServer
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "streamlit_app" / "app.py"
 
+#: A browser needs the machine to itself, or it tells of the machine: BROWSER_TESTS=1 make test ARGS=tests/streamlit_app
+collect_ignore = [] if os.environ.get("BROWSER_TESTS") else ["test_browser.py"]
+
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
