@@ -38,11 +38,13 @@ def opened(browser: Browser, url: str, path: str = "", *, dark: bool = False, he
     context.close()
 
 
-def take(tab: Tab, name: str) -> None:
+def take(tab: Tab, name: str, *, left: int = 0) -> None:
+    """Picture what is in view, from ``left`` (pixels) on."""
     tab.settle()
     tab.page.mouse.move(WIDTH - 5, 300)
     tab.page.wait_for_timeout(1500)  # charts are drawn after they have arrived
     whole = Image.open(io.BytesIO(tab.page.screenshot())).convert("RGB")
+    whole = whole.crop((left, 0, *whole.size))
     file = OUT / f"console-{name}.png"
     whole.quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1000:.0f} kB")
@@ -70,7 +72,8 @@ def score(browser: Browser, url: str, api: str, *, dark: bool) -> None:
             tab.page.set_viewport_size({"width": WIDTH, "height": 640})
             tab.page.wait_for_timeout(800)
             normal.evaluate("element => element.scrollIntoView({block: 'start'})")
-            take(tab, "normal")
+            tab.page.get_by_test_id("stMain").evaluate("main => main.scrollBy(0, -90)")
+            take(tab, "normal", left=810)
 
 
 def batch(browser: Browser, url: str, file: Path) -> None:
