@@ -39,7 +39,7 @@ RUN_STAMP := $(VENV)/.installed-run
 ALL_LOCK := tests/requirements.txt
 ALL_STAMP := $(VENV)/.installed-all
 
-.PHONY: help setup run test test-fast lint format bench train lambda publish smoke destroy lock clean \
+.PHONY: help setup run test test-fast lint format bench screenshots train lambda publish smoke destroy lock clean \
 	environment environment-run
 
 help: ## list the targets
@@ -69,6 +69,9 @@ format: environment ## let ruff lay the code out
 
 bench: environment ## run what benchmarks/ holds
 	@$(BIN)/python -m benchmarks
+
+screenshots: environment ## picture the console's pages into docs/images (needs chromium; ARGS="alerts model": these)
+	@$(BIN)/python -m tests.streamlit_app.screenshots $(ARGS)
 
 train: environment-run ## train and seal a bundle: DATA=file [FORMAT=paysim|handbook|csv|synthetic] [OUT=folder] [ARGS=...]
 	@test -n "$(DATA)" || { echo "Name the data: make train DATA=transactions.csv [FORMAT=paysim|handbook|csv|synthetic]" >&2; exit 2; }

@@ -199,7 +199,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def amounts(usual: UsualAmounts, here: float, currency: str) -> alt.LayerChart:
     """The band of usual amounts (10 % to 90 %), the middle one, the largest, and this one, on a logarithm of money.
 
-    Cents at least: a logarithm knows no zero.
+    Cents at least: a logarithm knows no zero. Heights are pixels from the top, as in :func:`gauge`.
     """
     low, middle, high, most, at = (max(value, 0.01) for value in (usual.p10, usual.p50, usual.p90, usual.max, here))
     x = alt.X(
@@ -213,18 +213,23 @@ def amounts(usual: UsualAmounts, here: float, currency: str) -> alt.LayerChart:
         {"at": [middle, most, at], "what": ["middle", "largest", "this one"], "color": [QUIET, QUIET, ACCENT]}
     )
     marks = alt.Chart(ticks)
+    # This one has a row of its own; the other two share one, where they do not write over each other.
+    others = ticks[(ticks["what"] == "largest") | ((ticks["what"] == "middle") & (most > middle * 1.6))]
     told = [alt.Tooltip("what:N", title="which"), alt.Tooltip("at:Q", title="amount", format=",.2f")]
     return cast(
         alt.LayerChart,
         alt.layer(
-            band.mark_bar(height=18, color=QUIET, opacity=0.35, cornerRadius=3, y=36).encode(
+            band.mark_bar(height=18, color=QUIET, opacity=0.35, cornerRadius=3, y=50).encode(
                 x=x, x2="to:Q", tooltip=["what:N"]
             ),
-            marks.mark_tick(thickness=3, size=26, y=36).encode(
+            marks.mark_tick(thickness=3, size=26, y=50).encode(
                 x=x, color=alt.Color("color:N", scale=None), tooltip=told
             ),
-            marks.mark_text(fontSize=12, y=12).encode(x=x, text="what:N", color=alt.Color("color:N", scale=None)),
-        ).properties(height=56),
+            alt.Chart(others).mark_text(fontSize=12, y=27, color=QUIET).encode(x=x, text="what:N"),
+            alt.Chart(ticks[ticks["what"] == "this one"])
+            .mark_text(fontSize=12, y=9, color=ACCENT)
+            .encode(x=x, text="what:N"),
+        ).properties(height=124),
     )
 
 
@@ -257,4 +262,4 @@ def hours(counts: Sequence[int], here: int | None) -> alt.Chart:
         .mark_point(shape="triangle-up", filled=True, size=60, color=ACCENT, yOffset=6)
         .encode(x="hour:O", y=alt.datum(0))
     )
-    return cast(alt.Chart, alt.layer(bars, place).properties(height=90))
+    return cast(alt.Chart, alt.layer(bars, place).properties(height=124))

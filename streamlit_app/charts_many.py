@@ -185,7 +185,10 @@ def drift_bars(findings: Sequence[Finding], most: int = 15) -> alt.LayerChart:
         columns=["feature", "psi", "limit", "state"],
     )
     y = alt.Y(
-        "feature:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False, domain=False, labelOverlap=False)
+        "feature:N",
+        sort=None,
+        title=None,
+        axis=alt.Axis(labelLimit=190, ticks=False, domain=False, labelOverlap=False, labelFlush=False),
     )
     told = ["feature:N", alt.Tooltip("psi:Q", format=".3f"), alt.Tooltip("limit:Q", format=".3f"), "state:N"]
     bars = alt.Chart(frame).mark_bar(height=12, cornerRadius=2).encode(

@@ -47,13 +47,13 @@ def costs(
     top = float(max(points["cost"].max() * 2.2, np.nanmin(cost) * 3, 1e-9))
     x = alt.X(
         "threshold:Q",
-        title="review from this probability (the low end is stretched)",
+        title="review from (the low end is stretched)",
         scale=alt.Scale(type="log", domain=[1e-4, 1.0]),
         axis=alt.Axis(format="~%", values=[1e-4, 1e-3, 0.01, 0.1, 1]),
     )
     y = alt.Y(
         "cost:Q",
-        title=f"cost per 1,000 transactions ({currency})",
+        title=f"cost per 1,000 ({currency})",
         scale=alt.Scale(domain=[0, top], clamp=True),
         axis=alt.Axis(tickCount=5),
     )
@@ -164,7 +164,7 @@ def precision_recall(curves: Curves, thresholds: Thresholds) -> alt.LayerChart:
     frame = pd.DataFrame({"recall": pr.recall, "precision": pr.precision, "threshold": pr.threshold})
     x = alt.X("recall:Q", title="recall: frauds that are flagged", scale=alt.Scale(domain=[0, 1]),
               axis=alt.Axis(format="~%", tickCount=5))  # fmt: skip
-    y = alt.Y("precision:Q", title="precision: fraud among flagged", scale=alt.Scale(domain=[0, 1]),
+    y = alt.Y("precision:Q", title="precision", scale=alt.Scale(domain=[0, 1]),
               axis=alt.Axis(format="~%", tickCount=5))  # fmt: skip
     line = alt.Chart(frame).mark_line(color=ACCENT).encode(x=x, y=y, tooltip=_told("recall", "precision"))
     return cast(alt.LayerChart, alt.layer(line, *_thresholds(frame, thresholds, x, y)).properties(height=260))
@@ -177,7 +177,7 @@ def roc(curves: Curves, thresholds: Thresholds) -> alt.LayerChart:
     frame = pd.DataFrame({"fpr": found.fpr, "tpr": found.tpr, "threshold": found.threshold})
     x = alt.X(
         "fpr:Q",
-        title="false positive rate (the low end is stretched)",
+        title="false positive rate (stretched)",
         scale=alt.Scale(type="sqrt", domain=[0, 1]),
         axis=alt.Axis(format="~%", values=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]),
     )
@@ -239,7 +239,7 @@ def weights(found: Sequence[tuple[str, float]], title: str) -> alt.Chart:
     frame = pd.DataFrame(found, columns=["feature", "weight"])
     bars = alt.Chart(frame).mark_bar(color=ACCENT, cornerRadius=2, height=13).encode(
         y=alt.Y("feature:N", sort=None, title=None,
-                axis=alt.Axis(labelLimit=200, ticks=False, domain=False, labelOverlap=False)),
+                axis=alt.Axis(labelLimit=200, ticks=False, domain=False, labelOverlap=False, labelFlush=False)),
         x=alt.X("weight:Q", title=title, axis=alt.Axis(tickCount=5)),
         tooltip=["feature:N", alt.Tooltip("weight:Q", format=".3f")],
     )  # fmt: skip

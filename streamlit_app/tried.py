@@ -63,7 +63,8 @@ def money(report: Backtest) -> None:
         ("Unlabelled held", change.unlabelled_held, "Nobody knows yet: approved then, flagged now."),
         ("Unlabelled released", change.unlabelled_released, "Nobody knows yet: flagged then, approved now."),
     )
-    for place, (label, count, help_) in zip(st.columns(len(cells)), cells, strict=True):
+    places = [*st.columns(3), *st.columns(3)]
+    for place, (label, count, help_) in zip(places, cells, strict=True):
         place.metric(
             label, f"{count.decisions:,}", border=True, help=help_,
             delta=f"{count.amount:,.0f} {report.base_currency}", delta_color="off", delta_arrow="off",

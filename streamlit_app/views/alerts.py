@@ -329,7 +329,7 @@ def page() -> None:
         if loaded.more:
             st.button("Look further back", on_click=load_more, key="alerts.more")
         return
-    left, right = st.columns([1, 1], gap="medium")
+    left, right = st.columns([9, 11], gap="medium")
     last = len(items) - 1
     row = min(pointed_at(), last)
     if row != pointed_at():

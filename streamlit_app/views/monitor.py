@@ -101,7 +101,7 @@ def headline(summary: Summary) -> None:
         delta=f"{flagged / decisions:.2%} of all", delta_color="off", delta_arrow="off",
     )  # fmt: skip
     places[2].metric(
-        f"Money stopped ({summary.base_currency})", charts_many.short(sum(day.declined_amount for day in days)),
+        f"Stopped ({summary.base_currency})", charts_many.short(sum(day.declined_amount for day in days)),
         border=True, chart_data=[day.declined_amount for day in days], chart_type="bar",
         help="Amounts of what was declined, fraud or not.",
         delta=f"{_share(sum(d.declined_amount for d in days), sum(d.amount for d in days))} of all money",
@@ -110,14 +110,15 @@ def headline(summary: Summary) -> None:
     places[3].metric(
         "Fraud rate", "not yet" if rate is None else f"{rate:.3%}", border=True,
         chart_data=[day.fraud / day.decisions for day in settled] or [0.0], chart_type="bar",
-        delta=f"{labelled_fraud:,} known on {len(settled)} settled days", delta_color="off", delta_arrow="off",
+        delta=f"{labelled_fraud:,} known frauds", delta_color="off", delta_arrow="off",
         help=f"Frauds that are known, of all decisions, on days whose labels have had {summary.label_delay_days:g} "
         "days to come.",
     )  # fmt: skip
     places[4].metric(
-        "Latency (median)", f"{max(speeds):g} ms" if speeds else "none", border=True, chart_data=slow or [0.0],
-        chart_type="line", delta=f"99 of 100 within {slow[-1]:g} ms" if slow else None, delta_color="off",
-        delta_arrow="off", help="From a transaction's arrival in the scorer to its decision; upper edges of buckets.",
+        "Latency, latest day", f"{speeds[-1]:g} ms" if speeds else "none", border=True, chart_data=slow or [0.0],
+        chart_type="line", delta=f"99 %: {slow[-1]:g} ms" if slow else None, delta_color="off",
+        delta_arrow="off", help="The median, and what 99 of 100 take at most, from a transaction's "
+        "arrival in the scorer to its decision; upper edges of buckets.",
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ service that has been running for as long. For the pages that need a past to sho
 """
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,21 @@ _UNSENT = ("time_ms", "label_ms", "is_fraud", "fraud_scenario", "weight")
 #: share of what was approved.
 _OPEN_DAYS = 3
 _LABELLED_APPROVED = 0.2
+_DAYS = 90
 
 
 def seed(folder: Path, environment: dict[str, str], *, rows: int, generated: int | None = None) -> int:
     """Let the service that ``serve(folder, **environment)`` will be have judged ``rows`` transactions until now.
 
-    The latest ``rows`` of ``generated`` (default: as many) from the generator, whose 90 days end now. Returns how many
-    labels were given.
+    The latest ``rows`` until now of ``generated`` (default: as many) from the generator, whose 90 days end tonight, so
+    that hours and days of the week are as a model of the generator knows them. Returns how many labels were given.
     """
-    frame = synthetic.generate(generated or rows, 11, steady=True).tail(rows).reset_index(drop=True)
-    times, due = frame["time_ms"].to_numpy(), frame["label_ms"].to_numpy()
     now = now_ms()
-    shift = now - 60_000 - int(times[-1])
-    times, due = times + shift, due + shift
+    start = datetime.fromtimestamp(now / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    frame = synthetic.generate(generated or rows, 11, start=start - timedelta(days=_DAYS - 1), days=_DAYS, steady=True)
+    frame = frame[frame["time_ms"] < now - 60_000].tail(rows).reset_index(drop=True)
+    times, due = frame["time_ms"].to_numpy(), frame["label_ms"].to_numpy()
+    rows = len(frame)
     clock = [now]
     # Where the service has them by default, relative to its working directory.
     stores = {
@@ -45,6 +48,7 @@ def seed(folder: Path, environment: dict[str, str], *, rows: int, generated: int
         "FRAUD_DECISION_LOG_URL": f"sqlite:///{folder}/data/decisions.db",
         "FRAUD_OUTBOX_URL": f"file://{folder}/data/outbox",
         "FRAUD_LOG_LEVEL": "ERROR",
+        "FRAUD_DEADLINE_MS": "60000",  # nobody waits
     }
     scorer = build(read_settings({**environment, **stores}), clock=lambda: clock[0]).state.scorer
     for first in range(0, rows, _AT_ONCE):

@@ -1,7 +1,7 @@
 """The console end to end: a real chromium, the real console, the real service. Times are printed, never asserted.
 
-``CONSOLE_ROWS=100000 make test ARGS='tests/streamlit_app/test_browser.py -k times -s'`` measures with that many
-decisions in the log.
+Asked for by ``BROWSER_TESTS=1 make test WORKERS=1 ARGS=tests/streamlit_app/test_browser.py``; with
+``CONSOLE_ROWS=100000`` and ``-k times`` it measures with that many decisions in the log.
 """
 
 import os
@@ -277,14 +277,9 @@ def interactions(tab: Tab, path: str) -> dict[str, float]:
         return {"next case": step, "customer's past": part}
     if path == "decide":
         field = page.get_by_role("spinbutton", name="A review (USD)")
+        page.get_by_text("Make it so").click()
+        page.get_by_text("--review-cost 5").first.wait_for()
         field.fill("44")
-        before = tab.text()
-        return {
-            "another cost": tab.timed(
-                lambda: field.press("Enter"),
-                lambda: page.wait_for_function(
-                    "before => document.querySelector('[data-testid=stMain]').innerText !== before", arg=before
-                ),
-            )
-        }
+        seen = page.get_by_text("--review-cost 44").first
+        return {"another cost": tab.timed(lambda: field.press("Enter"), seen.wait_for)}
     return {}
