@@ -1,6 +1,7 @@
 """The Lambda entry: which events it takes, and what the app is told of them. Without a Lambda runtime."""
 
 import base64
+import importlib
 import json
 import os
 import tempfile
@@ -39,7 +40,8 @@ def lambda_handler(_elsewhere: None) -> Iterator[Any]:
         patch.setenv("AWS_LAMBDA_FUNCTION_NAME", "fraud")
         from fraud_api_lambda import handler
 
-        yield handler.lambda_handler
+        # Anew: whatever imported it before in this process did so under another environment.
+        yield importlib.reload(handler).lambda_handler
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The entries for SQS and the daily schedule: what is judged once, what comes again, what is laid aside."""
 
+import importlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -37,7 +38,8 @@ def handler() -> Iterator[Any]:
         patch.setenv("FRAUD_MODEL_URL", "file://nowhere/current")
         from fraud_api_lambda import handler
 
-        yield handler
+        # Anew: whatever imported it before in this process did so under another environment.
+        yield importlib.reload(handler)
 
 
 @pytest.fixture(scope="module")
