@@ -107,6 +107,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if not scorer.inline:
+            await asyncio.to_thread(scorer.connect)
         watching = asyncio.create_task(_watch(scorer))
         drain = None if scorer.outbox is None else Drain(scorer.outbox, app.state.sinks)
         if drain is not None:

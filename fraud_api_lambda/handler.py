@@ -16,7 +16,7 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .app import MAX_BODY
-from .bootstrap import build
+from .bootstrap import build, connect_at_start
 from .errors import InvalidRequest, RequestError, RequestTooLarge
 from .metrics import emit_emf, prepare_emf
 from .routes_records import gauges
@@ -166,6 +166,7 @@ _SETTINGS = read_settings(os.environ)
 app = build(_SETTINGS, on_aws=_ON_AWS)
 if _ON_AWS:
     prepare_emf()
+    connect_at_start(app)
 handler = lambda_handler(app)
 queue = queue_handler(app)
 schedule = schedule_handler(app)
