@@ -195,7 +195,12 @@ def test_where_metrics_go_elsewhere_the_route_says_so(bare_scorer: FraudScorer) 
 
 
 def emitted(
-    metrics: Metrics, capsys: pytest.CaptureFixture[str], *, cold: bool = False, waited_for: bool = True, **gauges: float
+    metrics: Metrics,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    cold: bool = False,
+    waited_for: bool = True,
+    **gauges: float,
 ) -> list[dict[str, Any]]:
     metrics.cold = cold
     emit_emf(metrics, {(name,): value for name, value in gauges.items()}, waited_for=waited_for)
