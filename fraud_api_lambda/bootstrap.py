@@ -18,6 +18,7 @@ from .bundle import parse_public_keys
 from .decision_log import open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
 from .feature_store import open_feature_store
+from .metrics import Metrics
 from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
 from .schemas import Decision, now_ms, pseudonyms_of
@@ -71,6 +72,7 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         pseudonyms=pseudonyms,
         notices=notices,
         challenger=challenger,
+        metrics=Metrics(few=settings.cloudwatch_metrics == "few"),
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
         budget_ms=settings.deadline_ms,

@@ -119,7 +119,7 @@ def queue_handler(app: FastAPI) -> Any:
         # That all failed is no error of this function's, and the exception would carry their texts.
         processor.raise_on_entire_batch_failure = False
         answer = process_partial_response(event, lambda record: each(record.raw_event), processor, context)
-        emit_emf(scorer.metrics, gauges(scorer))
+        emit_emf(scorer.metrics, gauges(scorer), waited_for=False)
         return dict(answer)
 
     def judge(message: dict[str, Any]) -> None:
@@ -147,14 +147,18 @@ def queue_handler(app: FastAPI) -> Any:
 def schedule_handler(app: FastAPI) -> Any:
     """A Lambda entry around ``app`` for the daily events such as ``{"task": "summary"}``: what ``daily`` names.
 
-    Raises ``StoreUnavailable``: Lambda then tries twice more.
+    ``{"task": "heartbeat"}`` is counted and nothing else. Raises ``StoreUnavailable``: Lambda then tries twice more.
     """
     scorer: FraudScorer = app.state.scorer
 
     def schedule(event: dict[str, Any], context: Any) -> dict[str, Any]:
         scorer.refresh_if_due()
         task = event.get("task") if isinstance(event, dict) else None
-        answer: dict[str, Any] = app.state.daily.run(task if isinstance(task, str) else "")
+        if task == "heartbeat":  # that it comes to this line is the answer, and its absence an alarm
+            scorer.metrics.add("heartbeats")
+            answer: dict[str, Any] = {"task": task}
+        else:
+            answer = app.state.daily.run(task if isinstance(task, str) else "")
         emit_emf(scorer.metrics, gauges(scorer))
         return answer
 

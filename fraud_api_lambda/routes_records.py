@@ -559,7 +559,12 @@ def summarize(scorer: FraudScorer, day: int) -> None:
 def gauges(scorer: FraudScorer) -> Gauges:
     """What ``metrics.GAUGES`` names, as it is now."""
     source = scorer.source
-    found: dict[tuple[str, ...], float] = {("model_trouble",): float(source.trouble is not None)}
+    trouble = source.trouble
+    unpublished = source.served is None and trouble is not None and trouble.state == "missing"
+    found: dict[tuple[str, ...], float] = {
+        ("model_trouble",): float(trouble is not None),
+        ("unpublished",): float(unpublished),
+    }
     if source.rules_state is not None:
         found["rules_trouble",] = float(source.rules_state["state"] != "ok")
     if source.served is not None:

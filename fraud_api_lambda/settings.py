@@ -15,6 +15,7 @@ from .errors import SettingsError
 
 Outcome = Literal["approve", "review", "decline"]
 LogFailure = Literal["review", "refuse"]
+CloudWatchMetrics = Literal["few", "all"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 #: Known because a neighbour of the service uses them (console, training, tests); the service ignores them.
@@ -73,6 +74,8 @@ class Settings:
     #: Origins a browser may call from, separated by commas; empty: none.
     cors_origins: tuple[str, ...] = ()
     log_level: LogLevel = "INFO"
+    #: What of its figures a Lambda function sends to CloudWatch: all, or the ten that are free.
+    cloudwatch_metrics: CloudWatchMetrics = "all"
 
 
 _FIELDS = {f"FRAUD_{name.upper()}": name for name in Settings.__dataclass_fields__}
@@ -108,6 +111,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             values[field] = _choice(name, text.lower(), get_args(LogFailure))
         elif field == "without_model":
             values[field] = _choice(name, text.lower(), get_args(Outcome))
+        elif field == "cloudwatch_metrics":
+            values[field] = _choice(name, text.lower(), get_args(CloudWatchMetrics))
         elif field == "log_level":
             values[field] = _choice(name, text.upper(), get_args(LogLevel))
         else:
