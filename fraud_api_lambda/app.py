@@ -402,6 +402,9 @@ def _describe_model(source: ModelSource) -> dict[str, Any]:
         "lists": served.rules.lists.sizes,
         "metrics": measured.get("test"),
         "curves": measured.get("curves"),
+        "validation_curves": measured.get("validation_curves"),
+        "importance": measured.get("importance"),
+        "model_card": served.bundle.read("model_card.md").decode(),
         "degraded": [*(["model"] if source.trouble else []), *(["rules"] if served.rules.stand_in else [])],
     }
 
