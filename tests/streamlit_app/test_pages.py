@@ -616,7 +616,7 @@ def test_what_weighs_and_the_card_are_told_to_every_key(with_past: Past, open_co
     served = ask(with_past, "/model")
     assert served["importance"]
     assert "Over test rows" in texts(app.main)
-    assert served["model_card"] in [code.value for code in app.main.code]
+    assert served["model_card"].strip() in [code.value.strip() for code in app.main.code]
 
 
 @pytest.mark.server
