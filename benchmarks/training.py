@@ -1,4 +1,4 @@
-"""A whole training run on one file, CPU seconds and peak memory: ours and the predecessors' design, one after the other.
+"""A training run on one file, CPU seconds and peak memory: ours and the predecessors' design, one after the other.
 
 Both load, make features, balance by SMOTE, fit 300 trees of depth 5 on one thread and evaluate on a random fifth. Ours
 is ``training.train.run`` without search and ablation: all features, calibration, thresholds, intervals, report and seal

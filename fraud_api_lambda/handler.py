@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .app import MAX_BODY
 from .bootstrap import build
 from .errors import RequestError, RequestTooLarge
-from .metrics import emit_emf, prepare_emf
-from .routes_records import gauges
+from .metrics import emit_emf
+from .routes_records import served_gauges
 from .schemas import parse_json
 from .scoring import FraudScorer
 from .settings import read_settings
@@ -55,7 +55,7 @@ def lambda_handler(app: FastAPI) -> Any:
         # Here and not in a thread: Lambda freezes the process between requests, and a frozen download never ends.
         scorer.refresh_if_due()
         answer: dict[str, Any] = serve(event, context)
-        emit_emf(scorer.metrics, gauges(scorer))
+        emit_emf(scorer.metrics, served_gauges(scorer))
         return answer
 
     return handler
@@ -98,7 +98,7 @@ def queue_handler(app: FastAPI) -> Any:
         # That all failed is no error of this function's, and the exception would carry their texts.
         processor.raise_on_entire_batch_failure = False
         answer = process_partial_response(event, lambda record: each(record.raw_event), processor, context)
-        emit_emf(scorer.metrics, gauges(scorer))
+        emit_emf(scorer.metrics, served_gauges(scorer))
         return dict(answer)
 
     def judge(message: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ def schedule_handler(app: FastAPI) -> Any:
         scorer.refresh_if_due()
         task = event.get("task") if isinstance(event, dict) else None
         answer: dict[str, Any] = app.state.daily.run(task if isinstance(task, str) else "")
-        emit_emf(scorer.metrics, gauges(scorer))
+        emit_emf(scorer.metrics, served_gauges(scorer))
         return answer
 
     return schedule
@@ -143,8 +143,6 @@ def schedule_handler(app: FastAPI) -> Any:
 _ON_AWS = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
 _SETTINGS = read_settings(os.environ)
 app = build(_SETTINGS, on_aws=_ON_AWS)
-if _ON_AWS:
-    prepare_emf()
 handler = lambda_handler(app)
 queue = queue_handler(app)
 schedule = schedule_handler(app)

@@ -8,8 +8,10 @@ transaction is known in the log by :func:`known_as`.
 
 import bisect
 import hashlib
+import json
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
@@ -59,7 +61,7 @@ EMF_UNITS: Final[dict[str, str]] = {
 }  # fmt: skip
 _EMF_OUTCOMES = {"approve": "Approved", "review": "Reviewed", "decline": "Declined"}
 _EMF_GAUGES = {"bundle_age_seconds": "BundleAge", "model_trouble": "ModelTrouble", "rules_trouble": "RulesTrouble"}
-#: Latencies kept one by one until they are sent to CloudWatch: at one more, Powertools would begin a further line.
+#: Latencies kept one by one until they are sent to CloudWatch, which takes at most 100 values of a metric in a line.
 _LATENCIES = 99
 
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
@@ -258,27 +260,20 @@ def exposition(metrics: Metrics, gauges: Gauges) -> tuple[bytes, str]:
 # --- CloudWatch ------------------------------------------------------------------------------------------------------
 
 
-def prepare_emf() -> None:
-    """Import what :func:`emit_emf` needs, a tenth of a second: at the start, so that no request waits for it."""
-    import aws_lambda_powertools.metrics  # noqa: F401
-
-
 def emit_emf(metrics: Metrics, gauges: Gauges | None = None) -> None:
     """Write what was counted since the last time as one line of CloudWatch's embedded metric format; none, no line.
 
-    For Lambda, after each answer. Never raises: a figure that is lost is no reason to lose an answer.
+    For Lambda, after each answer. Never raises: a figure that is lost is no reason to lose an answer. Powertools' own
+    metrics would take ten times as long for the same line, and a tenth of a second to import.
     """
     try:
         values = _emf_values(metrics, gauges or {})
         if not values:
             return
-        from aws_lambda_powertools.metrics import EphemeralMetrics
-
-        sink = EphemeralMetrics(namespace=NAMESPACE, service="fraud-detection")
-        for name, numbers in values.items():
-            for number in numbers:
-                sink.add_metric(name=name, unit=EMF_UNITS[name], value=number)
-        sink.flush_metrics()
+        told = [{"Name": name, "Unit": EMF_UNITS[name]} for name in values]
+        directive = {"Namespace": NAMESPACE, "Dimensions": [["service"]], "Metrics": told}
+        about = {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]}
+        print(json.dumps({"_aws": about, "service": "fraud-detection", **values}, separators=(",", ":")))
     except Exception:
         requests_log.exception("metrics not sent")
 
