@@ -23,7 +23,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import __version__
+from . import __version__, card_numbers
 from .access import Access, Guard, GuardedRoute, Me, describe_caller, document_access
 from .daily import Daily
 from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, StoreUnavailable
@@ -132,6 +132,7 @@ def create_app(
         lifespan=lifespan,
         openapi_url="/openapi.json",
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host that was sent
     )
     app.state.scorer = scorer
     app.state.sinks = scorer.sinks if sinks is None else sinks
@@ -445,7 +446,8 @@ class Boundary:
             await self.app(scope, receive, send)
             return
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        request_id = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+        own = _REQUEST_ID.fullmatch(sent) and not card_numbers.is_in(sent)
+        request_id = sent if own else secrets.token_hex(16)
         scope["request_id"] = request_id
         began = time.perf_counter()
         started = 0  # the status, once the answer has begun

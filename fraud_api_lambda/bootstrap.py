@@ -42,7 +42,7 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     configure_logging(settings.log_level)
     if on_aws and settings.decision_log_url.startswith("none:"):
         raise SettingsError("FRAUD_DECISION_LOG_URL is none://: decisions would be lost. Use dynamodb://table.")
-    pseudonyms = pseudonyms_of(settings.pseudonym_key)
+    pseudonyms = pseudonyms_of(settings.pseudonym_key, refuse_cards=settings.refuse_pan)
 
     def look(url: str) -> ModelSource:
         def keys() -> Mapping[str, bytes]:
@@ -156,6 +156,8 @@ def configure_logging(level: str) -> None:
     """JSON lines on standard output for the ``fraud`` loggers, once."""
     logger = logging.getLogger("fraud")
     logger.setLevel(level)
+    # Uvicorn's line for each request repeats its path and query, which name parties. Ours (fraud.requests) does not.
+    logging.getLogger("uvicorn.access").disabled = True
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(JsonLines())

@@ -51,6 +51,8 @@ class Settings:
     #: Parties are known by a keyed hash of their ids where this is set: at least 32 characters, ``file://path`` or
     #: ``ssm:name``.
     pseudonym_key: str | None = None
+    #: Whether what looks like a card number is refused (422), where it is otherwise known by another name.
+    refuse_pan: bool = False
     #: What one request may take of everybody's patience, in milliseconds; every call's time limit comes from it.
     deadline_ms: int = 250
     #: The outcome when no bundle is loaded and no rule fires.
@@ -98,6 +100,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 36_500:
                 raise SettingsError(f"{name} must be a whole number of days, 1 to 36500.")
             values[field] = int(text)
+        elif field == "refuse_pan":
+            values[field] = _choice(name, text, ("0", "1")) == "1"
         elif field == "on_log_failure":
             values[field] = _choice(name, text.lower(), get_args(LogFailure))
         elif field == "without_model":
