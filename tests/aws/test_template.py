@@ -796,12 +796,27 @@ def test_the_first_deploy_makes_its_own_image_repository_and_bucket(samconfig: d
     assert not {"image_repository", "image_repositories", "s3_bucket"} & set(deploy)
 
 
-def test_the_role_without_a_name_needs_no_more_than_capability_iam(samconfig: dict[str, Any]) -> None:
-    assert samconfig["default"]["deploy"]["parameters"]["capabilities"] == "CAPABILITY_IAM"
+@pytest.mark.parametrize("name", ["default", "dev", "staging", "prod"])
+def test_roles_without_names_and_two_transforms_need_no_more_than_these_capabilities(
+    samconfig: dict[str, Any], name: str
+) -> None:
+    deploy = samconfig[name]["deploy"]["parameters"]
+    assert deploy["capabilities"] == "CAPABILITY_IAM CAPABILITY_AUTO_EXPAND"
+    assert deploy["resolve_image_repos"] is deploy["resolve_s3"] is True
+
+
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_each_environment_can_be_made_and_is_of_its_own_kind(
+    samconfig: dict[str, Any], template: Template, name: str
+) -> None:
+    given = dict(item.split("=", 1) for item in samconfig[name]["deploy"]["parameters"]["parameter_overrides"])
+    assert given["Environment"] == name
+    assert given["CostMode"] == ("production" if name == "prod" else "free")
+    assert made(template, **given)["Resources"]
 
 
 def test_no_tags_of_the_stack_are_set_because_changing_one_would_reset_the_keys(samconfig: dict[str, Any]) -> None:
-    assert "tags" not in samconfig["default"]["deploy"]["parameters"]
+    assert not any(path[-1:] == ("tags",) for path, _ in walk(samconfig))
 
 
 # --- the image -------------------------------------------------------------------------------------------------------
