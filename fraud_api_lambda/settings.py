@@ -52,8 +52,12 @@ class Settings:
     #: Parties are known by a keyed hash of their ids where this is set: at least 32 characters, ``file://path`` or
     #: ``ssm:name``.
     pseudonym_key: str | None = None
+    #: Whether what looks like a card number is refused (422), where it is otherwise known by another name.
+    refuse_pan: bool = False
     #: What one request may take of everybody's patience, in milliseconds; every call's time limit comes from it.
     deadline_ms: int = 250
+    #: What the first request after a start may take instead, where that is more: its connections may be new.
+    first_deadline_ms: int = 2000
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
     #: What becomes of a decision that neither the log nor the outbox takes: sent to review at least, or refused (503).
@@ -93,7 +97,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             continue  # compose files and templates pass on what was not set as an empty text
         if field == "cors_origins":
             values[field] = tuple(item.strip() for item in text.split(",") if item.strip())
-        elif field == "deadline_ms":
+        elif field in {"deadline_ms", "first_deadline_ms"}:
             if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
                 raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
             values[field] = int(text)
@@ -101,6 +105,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 36_500:
                 raise SettingsError(f"{name} must be a whole number of days, 1 to 36500.")
             values[field] = int(text)
+        elif field == "refuse_pan":
+            values[field] = _choice(name, text, ("0", "1")) == "1"
         elif field == "on_log_failure":
             values[field] = _choice(name, text.lower(), get_args(LogFailure))
         elif field == "without_model":
