@@ -1,16 +1,17 @@
-"""The command that does not need AWS to say what AWS would take. ``__main__`` takes it in."""
+"""The commands about what a stack costs: what AWS would take, images that nobody needs. ``__main__`` takes them in."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .cli import Json, choice, one_line, print_result
+from .cli import Json, Region, choice, one_line, print_result
 
 
 def register(app: typer.Typer) -> None:
-    """Make this command of ``app``."""
-    app.command()(cost)
+    """Make these commands of ``app``."""
+    for command in (cost, images):
+        app.command()(command)
 
 
 def cost(
@@ -63,3 +64,17 @@ def cost(
         ],
     }
     print_result(as_json, facts, costing.table(bills, book))
+
+
+def images(
+    stack: Annotated[str, typer.Option(help="Name of the deployed stack.")],
+    region: Region = None,
+    keep: Annotated[
+        int, typer.Option(min=1, max=100, help="Images of each function that stay besides the one it runs.")
+    ] = 3,
+) -> None:
+    """Have ECR keep the image that each function runs, and a few before it, and delete the rest."""
+    with one_line():
+        from .images import keep_images
+
+        keep_images(stack, region=region, keep=keep, echo=typer.echo)

@@ -183,7 +183,7 @@ def test_what_a_workflow_runs_of_ours_exists() -> None:
     lines = "\n".join(
         step["run"] for path in WORKFLOWS for step in steps(yaml.safe_load(path.read_text())) if "run" in step
     )
-    assert set(re.findall(r"-m training ([a-z-]+)", lines)) == {"retrain"} <= known
+    assert set(re.findall(r"-m training ([a-z-]+)", lines)) == {"retrain", "images"} <= known
     assert set(re.findall(r"\bmake ([a-z-]+)", lines)) <= targets
     for lock in re.findall(r"-r (\S+)", lines):
         assert (ROOT / lock).is_file()
