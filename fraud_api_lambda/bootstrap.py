@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fastapi import FastAPI
+from pydantic_core import to_json
 
 from .access import open_guard
 from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
@@ -180,11 +181,16 @@ class JsonLines(logging.Formatter):
             line["error"] = record.exc_info[0].__name__
             if traceback:
                 line["at"] = f"{Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
-        return json.dumps(line, default=str)
+        try:
+            return to_json(line, fallback=str).decode()
+        except ValueError:  # half of a character, which UTF-8 cannot say
+            return json.dumps(line, default=str)
 
 
 def configure_logging(level: str) -> None:
     """JSON lines on standard output for the ``fraud`` loggers, once."""
+    # No line tells them, and to look them up for each takes as long as to write it.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logger = logging.getLogger("fraud")
     logger.setLevel(level)
     # Uvicorn's line for each request repeats its path and query, which name parties. Ours (fraud.requests) does not.

@@ -8,9 +8,11 @@ transaction is known in the log by :func:`known_as`.
 
 import bisect
 import hashlib
+import json
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
@@ -73,7 +75,7 @@ _EMF_NAMES = {
     "test_decisions": "TestInputs", "replays": "Replays", "log_failures": "LogFailures", "heartbeats": "Heartbeats",
 }  # fmt: skip
 _EMF_GAUGES = {"bundle_age_seconds": "BundleAge", "model_trouble": "ModelTrouble", "rules_trouble": "RulesTrouble"}
-#: Decisions kept one by one until they are sent to CloudWatch: at one more, Powertools would begin a further line.
+#: Decisions kept one by one until they are sent to CloudWatch, which takes at most 100 values of a metric in a line.
 _ONE_BY_ONE = 99
 
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
@@ -278,29 +280,23 @@ def exposition(metrics: Metrics, gauges: Gauges) -> tuple[bytes, str]:
 # --- CloudWatch ------------------------------------------------------------------------------------------------------
 
 
-def prepare_emf() -> None:
-    """Import what :func:`emit_emf` needs, a tenth of a second: at the start, so that no request waits for it."""
-    import aws_lambda_powertools.metrics  # noqa: F401
-
-
 def emit_emf(metrics: Metrics, gauges: Gauges | None = None, *, waited_for: bool = True) -> None:
     """Write what was counted since the last time as one line of CloudWatch's embedded metric format; none, no line.
 
     For Lambda, after each answer. ``waited_for``: somebody waited for it, so its latency is one that an alarm may be
     about; so are neither a queue's nor those of a process's first answer, which opens connections. Never raises: a
-    figure that is lost is no reason to lose an answer.
+    figure that is lost is no reason to lose an answer. Powertools' own metrics would take ten times as long for the
+    same line, and a tenth of a second to import.
     """
     try:
         values = _emf_values(metrics, gauges or {}, waited_for)
         if not values:
             return
-        from aws_lambda_powertools.metrics import EphemeralMetrics
-
-        sink = EphemeralMetrics(namespace=NAMESPACE, service=os.environ.get("POWERTOOLS_SERVICE_NAME") or SERVICE)
-        for name, numbers in values.items():
-            for number in numbers:
-                sink.add_metric(name=name, unit=EMF_UNITS[name], value=number)
-        sink.flush_metrics()
+        told = [{"Name": name, "Unit": EMF_UNITS[name]} for name in values]
+        directive = {"Namespace": NAMESPACE, "Dimensions": [["service"]], "Metrics": told}
+        about = {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]}
+        service = os.environ.get("POWERTOOLS_SERVICE_NAME") or SERVICE
+        print(json.dumps({"_aws": about, "service": service, **values}, separators=(",", ":")))
     except Exception:
         requests_log.exception("metrics not sent")
 

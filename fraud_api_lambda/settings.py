@@ -18,8 +18,9 @@ LogFailure = Literal["review", "refuse"]
 CloudWatchMetrics = Literal["few", "all"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
-#: Known because a neighbour of the service uses them (console, training, tests); the service ignores them.
-IGNORED = frozenset({"FRAUD_API_URL", "FRAUD_API_KEY", "FRAUD_MLFLOW_URI", "FRAUD_TEST_DATA"})
+#: Known because a neighbour of the service uses them (console, training, tests, a deployment's hook); the service
+#: ignores them.
+IGNORED = frozenset({"FRAUD_API_URL", "FRAUD_API_KEY", "FRAUD_MLFLOW_URI", "FRAUD_SMOKE_FUNCTION", "FRAUD_TEST_DATA"})
 
 
 @dataclass(frozen=True, slots=True)
