@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.aws.settling import REGION, expand, made, read_template
+from tests.aws.settling import REGION, ROOT, expand, made, read_template
 from tests.servers import moto_in_this_process, name_aws
 
 
