@@ -97,6 +97,7 @@ lock: environment ## write the locks anew from pyproject.toml (ARGS=--upgrade)
 	@$(LOCK) --group training -c $(ALL_LOCK) -o training/requirements.txt
 	@$(LOCK) --group console -c $(ALL_LOCK) -o streamlit_app/requirements.txt
 	@$(LOCK) $(ARGS) --group sam -o .ci/sam.txt
+	@$(LOCK) $(ARGS) --group checks -o .ci/checks.txt
 
 clean: ## remove what was built and cached; keeps models/, keys/ and data/
 	@rm -rf build out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .aws-sam "$(VENV)" .venv-*

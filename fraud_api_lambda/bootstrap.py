@@ -128,6 +128,7 @@ def restore(app: FastAPI) -> None:
     """
     scorer: FraudScorer = app.state.scorer
     random.seed()
+    scorer.metrics.cold = True
     scorer.begin()
     # Both wait for the network: side by side, since a restore has ten seconds.
     with ThreadPoolExecutor(1) as beside:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import commands_drift, commands_learning, commands_life, commands_records
+from . import commands_cost, commands_drift, commands_learning, commands_life, commands_records
 from .cli import (
     Data,
     Format,
@@ -516,6 +516,7 @@ commands_records.register(app)
 commands_learning.register(app)
 commands_drift.register(app)
 commands_life.register(app)
+commands_cost.register(app)
 
 
 # --- printing --------------------------------------------------------------------------------------------------------

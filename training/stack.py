@@ -563,6 +563,8 @@ def destroy(
         if found is None and companion is None:
             raise StackError(f"There is no stack '{stack}' in {session.region_name}, so there is nothing to delete.")
         buckets = _resources(session, stack, "AWS::S3::Bucket") if found else []
+        if buckets:  # in prod the bucket outlives the stack, and what is in it with it
+            buckets = _resources(session, stack, "AWS::S3::Bucket", but=_kept(session, stack))
         repositories = _resources(session, companion, "AWS::ECR::Repository") if companion else []
         doomed = [f"stack {stack}"] if found else []
         doomed += [f"bucket {bucket} with every version in it" for bucket in buckets]
@@ -603,13 +605,23 @@ def _companion(session: boto3.Session, stack: str) -> str | None:
     return None
 
 
-def _resources(session: boto3.Session, stack: str, kind: str) -> list[str]:
+def _kept(session: boto3.Session, stack: str) -> frozenset[str]:
+    """Logical ids of what CloudFormation leaves behind when it deletes the stack, by the template that it deployed."""
+    body = _cloudformation(session).get_template(StackName=stack, TemplateStage="Processed")["TemplateBody"]
+    if not isinstance(body, Mapping):
+        raise StackError(f"The template of stack '{stack}' cannot be read, so nothing was deleted.")
+    found = dict(body).get("Resources", {})
+    return frozenset(name for name, item in found.items() if str(item.get("DeletionPolicy", "")).startswith("Retain"))
+
+
+def _resources(session: boto3.Session, stack: str, kind: str, but: frozenset[str] = frozenset()) -> list[str]:
     pages = _cloudformation(session).get_paginator("list_stack_resources").paginate(StackName=stack)
     return [
         item["PhysicalResourceId"]
         for page in pages
         for item in page["StackResourceSummaries"]
         if item["ResourceType"] == kind
+        and item["LogicalResourceId"] not in but
         and item.get("PhysicalResourceId")
         and item["ResourceStatus"] not in {"DELETE_COMPLETE", "CREATE_FAILED"}
     ]
@@ -663,7 +675,8 @@ def _delete(session: boto3.Session, stack: str, wait_s: float, pause_s: float) -
         f"{item.get('PhysicalResourceId') or item['LogicalResourceId']} ({item['ResourceType']}), kept by its policy"
         for page in pages
         for item in page["StackResourceSummaries"]
-        if item["ResourceStatus"] == "DELETE_SKIPPED"
+        # A version of a function is "kept", and has gone with the function all the same.
+        if item["ResourceStatus"] == "DELETE_SKIPPED" and item["ResourceType"] != "AWS::Lambda::Version"
     ]
 
 
