@@ -58,6 +58,7 @@ MAX_BODY = 64 * 1024
 MAX_BATCH_BODY = 6 * 2**20  # what Lambda takes at most
 #: Requests that may wait for a store over the network at once.
 THREADS = 16
+_CARD = "model_card.md"
 _REPLAYED = {"Idempotent-Replayed": "true"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -107,6 +108,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if not scorer.inline:
+            await asyncio.to_thread(scorer.connect)
         watching = asyncio.create_task(_watch(scorer))
         drain = None if scorer.outbox is None else Drain(scorer.outbox, app.state.sinks)
         if drain is not None:
@@ -403,6 +406,9 @@ def _describe_model(source: ModelSource) -> dict[str, Any]:
         "lists": served.rules.lists.sizes,
         "metrics": measured.get("test"),
         "curves": measured.get("curves"),
+        "validation_curves": measured.get("validation_curves"),
+        "importance": measured.get("importance"),
+        "model_card": served.bundle.read(_CARD).decode() if _CARD in manifest.files else None,
         "degraded": [*(["model"] if source.trouble else []), *(["rules"] if served.rules.stand_in else [])],
     }
 

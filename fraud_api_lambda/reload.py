@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from .bundle import Bundle, open_bundle, open_store, read_pointer, split_url
-from .errors import BundleError, BundleRefused, FraudError, RulesError
+from .errors import BundleError, BundleMissing, BundleRefused, FraudError, RulesError
 from .model import FraudModel
 from .rules import RuleSet, default_rules, load_rules
 
@@ -198,6 +198,11 @@ class ModelSource:
         finally:
             self._busy.release()
 
+    def disconnect(self) -> None:
+        """Let go of the connections that the served bundle has to where it lies."""
+        if self._sealed is not None:
+            self._sealed.bundle.disconnect()
+
     def _refresh_bundle(self) -> None:
         try:
             found = self._look()
@@ -227,7 +232,7 @@ class ModelSource:
 
     def _look(self) -> Served | None:
         """What is to be served from now on, None for what is served already. Raises ``FraudError``."""
-        keys = self._keys()
+        keys = self._trusted()
         pointer = read_pointer(self._url, keys)
         now = self._sealed
         if now is not None and now.bundle.serial is not None:
@@ -241,6 +246,18 @@ class ModelSource:
         if self._pseudonym is not None:
             served = replace(served, rules=served.rules.under(self._pseudonym))
         return served
+
+    def _trusted(self) -> Mapping[str, bytes]:
+        """The keys; where there are none, "missing" is said only if nothing is published either."""
+        try:
+            return self._keys()
+        except BundleMissing as error:
+            folder, name = split_url(self._url)
+            try:
+                open_store(folder).read(name)
+            except BundleError:
+                raise error from None
+            raise BundleRefused(f"A bundle is published here, and no key is trusted. {error}") from None
 
     def _note(self, state: str, detail: str) -> None:
         self.trouble = Trouble(state, detail)

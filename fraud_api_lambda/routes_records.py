@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import FastAPI, Request, Response
@@ -558,21 +559,35 @@ def summarize(scorer: FraudScorer, day: int) -> None:
 
 def gauges(scorer: FraudScorer) -> Gauges:
     """What ``metrics.GAUGES`` names, as it is now."""
+    found = served_gauges(scorer)
+    if scorer.outbox is not None and scorer.outbox.inline:  # over the network the platform counts for itself
+        with contextlib.suppress(StoreUnavailable):
+            found.update({("outbox_waiting", kind): float(n) for kind, n in scorer.outbox.waiting().items()})
+    return found
+
+
+def served_gauges(scorer: FraudScorer) -> dict[tuple[str, ...], float]:
+    """Those of them about bundle and rules, which cost no look at a disk."""
     source = scorer.source
-    found: dict[tuple[str, ...], float] = {("model_trouble",): float(source.trouble is not None)}
+    trouble = source.trouble
+    unpublished = source.served is None and trouble is not None and trouble.state == "missing"
+    found: dict[tuple[str, ...], float] = {
+        ("model_trouble",): float(trouble is not None),
+        ("unpublished",): float(unpublished),
+    }
     if source.rules_state is not None:
         found["rules_trouble",] = float(source.rules_state["state"] != "ok")
     if source.served is not None:
         bundle = source.served.bundle
         if bundle.serial is not None:
             found["bundle_serial",] = float(bundle.serial)
-        made = parse_rfc3339(bundle.manifest.created_at)
+        made = _read_time(bundle.manifest.created_at)
         if made is not None:
             found["bundle_age_seconds",] = (scorer.clock() - made) / 1000
-    if scorer.outbox is not None and scorer.outbox.inline:  # over the network the platform counts for itself
-        with contextlib.suppress(StoreUnavailable):
-            found.update({("outbox_waiting", kind): float(n) for kind, n in scorer.outbox.waiting().items()})
     return found
+
+
+_read_time = lru_cache(maxsize=4)(parse_rfc3339)
 
 
 def _rates(scorer: FraudScorer) -> RateTable:
