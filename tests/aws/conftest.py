@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.aws.settling import REGION, expand, made, read_template
-from tests.servers import moto_in_this_process, name_aws
+from tests.servers import ROOT, moto_in_this_process, name_aws
 
 
 @pytest.fixture(scope="session")
