@@ -1,8 +1,8 @@
 """The entries: ``handler`` for Lambda behind API Gateway, ``app`` for uvicorn. The very same app, built once at import.
 
-``queue`` takes what Lambda hands over from SQS, ``schedule`` the daily events, ``work`` both; ``pretraffic`` is the hook
-of a deployment. This module only maps, and it is the only one that does I/O at import: it reads the environment and opens
-the bundle.
+``queue`` takes what Lambda hands over from SQS, ``schedule`` the daily events, ``work`` both; ``pretraffic`` is a
+deployment's hook. This module only maps, and it is the only one that does I/O at import: it reads the environment and
+opens the bundle.
 """
 
 import logging

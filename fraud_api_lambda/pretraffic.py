@@ -65,7 +65,7 @@ def pretraffic(event: Mapping[str, Any], environ: Mapping[str, str], *, pause_s:
     boto3.client("codedeploy", config=_TELLING).put_lifecycle_event_hook_execution_status(
         deploymentId=ids[0],
         lifecycleEventHookExecutionId=ids[1],
-        status=status,  # type: ignore[arg-type]
+        status=status,
     )
     return status
 

@@ -453,6 +453,25 @@ def rollback(
     print_result(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']})")
 
 
+@app.command("rollback-code")
+def rollback_code(
+    stack: Annotated[str, typer.Option(help="Name of a deployed stack.")],
+    region: Region = None,
+    to: Annotated[str | None, typer.Option(help="Version; default: the one before the current.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Point the alias live of a deployed stack back at a version of the code that ran before."""
+    with one_line():
+        from dataclasses import asdict
+
+        from .rollback_code import ALIAS
+        from .rollback_code import rollback_code as back
+
+        moved = back(stack, region=region, to=to)
+        text = f"{moved.function}:{ALIAS} {moved.before} -> {moved.after}"
+        print_result(as_json, asdict(moved), f"{text}  {moved.image_after}".rstrip())
+
+
 @app.command()
 def promote(
     challenger: Annotated[str, typer.Option(help="The challenger's pointer.")] = "file://models/challenger",

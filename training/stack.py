@@ -111,7 +111,7 @@ class Check:
 
 
 @contextmanager
-def _aws_errors_in_one_line() -> Iterator[None]:
+def aws_errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except NoCredentialsError:
@@ -130,7 +130,7 @@ def _aws_errors_in_one_line() -> Iterator[None]:
         raise StackError(f"AWS did not answer: {' '.join(str(error).split())}") from None
 
 
-def _session(region: str | None) -> boto3.Session:
+def open_session(region: str | None) -> boto3.Session:
     session = boto3.Session(region_name=region)
     if session.region_name is None:
         raise NoRegionError
@@ -149,7 +149,7 @@ def _ssm(session: boto3.Session) -> "SSMClient":
     return session.client("ssm", config=_DEADLINES)
 
 
-def _other(session: boto3.Session, service: str) -> Any:
+def client_of(session: boto3.Session, service: str) -> Any:
     return session.client(service, config=_DEADLINES)  # type: ignore[call-overload]  # its types are not installed
 
 
@@ -185,12 +185,12 @@ def _session_in_environment(session: boto3.Session) -> Iterator[None]:
 
 def read_stack(name: str, *, region: str | None = None) -> Stack:
     """Read the outputs of stack ``name``. Raises :class:`StackError` when it is not there, not ready, or not ours."""
-    with _aws_errors_in_one_line():
-        session = _session(region)
-        return _read_stack(session, name)
+    with aws_errors_in_one_line():
+        session = open_session(region)
+        return stack_of(session, name)
 
 
-def _read_stack(session: boto3.Session, name: str) -> Stack:
+def stack_of(session: boto3.Session, name: str) -> Stack:
     region = session.region_name
     found = _describe(session, name)
     if found is None:
@@ -248,9 +248,9 @@ def publish_to_stack(
     from training.publish import publish  # its gate needs the training extras; smoke and destroy do not
 
     source, public_keys = _find_bundle(bundle, keys_dir)
-    with _aws_errors_in_one_line():
-        session = _session(region)
-        target = _read_stack(session, stack)
+    with aws_errors_in_one_line():
+        session = open_session(region)
+        target = stack_of(session, stack)
         with _session_in_environment(session), tempfile.TemporaryDirectory() as scratch:
             trusted = _trusted_keys(session, target)
             key, made = _release_key(target, trusted, keys_dir, rotate=rotate)
@@ -275,9 +275,9 @@ def rollback_stack(
     """
     from training.publish import rollback
 
-    with _aws_errors_in_one_line():
-        session = _session(region)
-        target = _read_stack(session, stack)
+    with aws_errors_in_one_line():
+        session = open_session(region)
+        target = stack_of(session, stack)
         with _session_in_environment(session):
             trusted = _trusted_keys(session, target)
             key, made = _release_key(target, trusted, keys_dir, rotate=False)
@@ -387,10 +387,10 @@ def smoke(
     about a minute, and the function looks for a new bundle at most once a minute. Raises :class:`StackError` with the
     first failure and its mend; the table has been printed by then.
     """
-    with _aws_errors_in_one_line():
-        session = _session(region)
-        target = _read_stack(session, stack)
-        key = _other(session, "apigateway").get_api_key(apiKey=target.api_key_id, includeValue=True)["value"]
+    with aws_errors_in_one_line():
+        session = open_session(region)
+        target = stack_of(session, stack)
+        key = client_of(session, "apigateway").get_api_key(apiKey=target.api_key_id, includeValue=True)["value"]
         with _session_in_environment(session):
             served = _served_version(session, target)
     checks = _ask(target, key, served, wait_s, pause_s)
@@ -556,8 +556,8 @@ def destroy(
     beside it with the images. It may be called again after a failure, and for a stack whose deploy never finished.
     Without ``yes`` it raises :class:`StackError` with the list of what it would delete.
     """
-    with _aws_errors_in_one_line():
-        session = _session(region)
+    with aws_errors_in_one_line():
+        session = open_session(region)
         found = _describe(session, stack)
         companion = _companion(session, stack)
         if found is None and companion is None:
@@ -669,7 +669,7 @@ def _delete(session: boto3.Session, stack: str, wait_s: float, pause_s: float) -
 
 def _empty_repository(session: boto3.Session, repository: str) -> int:
     """Delete every image, so that CloudFormation can delete the repository; returns how many."""
-    ecr = _other(session, "ecr")
+    ecr = client_of(session, "ecr")
     count = 0
     try:
         # An image that a list of images refers to can be deleted only after the list, so it may take a second round.
