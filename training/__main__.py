@@ -509,6 +509,25 @@ def demo(
 
 
 @app.command()
+def doctor(
+    stack: Stack = None,
+    region: Region = None,
+    as_json: Json = False,
+) -> None:
+    """Look for what commonly goes wrong here, or with --stack in a deployed stack; exit code 1 where something does."""
+    with one_line():
+        import os
+        from dataclasses import asdict
+
+        from .doctor import examine_machine, examine_stack, table
+
+        findings = examine_machine(os.environ) if stack is None else examine_stack(stack, region=region)
+    failed = any(found.state == "failure" for found in findings)
+    print_result(as_json, {"ok": not failed, "findings": [asdict(one) for one in findings]}, table(findings))
+    raise typer.Exit(int(failed))
+
+
+@app.command()
 def smoke(stack: Annotated[str, typer.Option(help="Name of a deployed stack.")], region: Region = None) -> None:
     """Ask a deployed stack for decisions and check the answers."""
     with one_line():

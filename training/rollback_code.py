@@ -50,8 +50,12 @@ def rollback_code(stack: str, *, region: str | None = None, to: str | None = Non
         before = alias["FunctionVersion"]
         versions = _versions(client, function)
         after = _chosen(before, to, versions, function)
-        images = [_image(client, function, version) for version in (before, after)]
-        _there(session, after, images[1])
+        images = [image_of(client, function, version) for version in (before, after)]
+        if image_is_there(session, images[1]) is False:
+            raise StackError(
+                f"The image of version {after} is no longer in its repository: that version would not start. "
+                "Choose another with --to, or check out its commit and deploy it."
+            )
         client.update_alias(FunctionName=function, Name=ALIAS, FunctionVersion=after, RevisionId=alias["RevisionId"])
     return Moved(stack, function, before, after, *images)
 
@@ -76,22 +80,20 @@ def _chosen(before: str, to: str | None, versions: list[str], function: str) -> 
     return older[-1]
 
 
-def _image(client: Any, function: str, version: str) -> str:
+def image_of(client: Any, function: str, version: str) -> str:
     """The version's image by its digest; empty where Lambda tells none."""
     code: Mapping[str, Any] = client.get_function(FunctionName=function, Qualifier=version).get("Code", {})
     return str(code.get("ResolvedImageUri") or code.get("ImageUri") or "")
 
 
-def _there(session: Any, version: str, image: str) -> None:
-    """A version whose image was deleted starts no more."""
+def image_is_there(session: Any, image: str) -> bool | None:
+    """Whether ECR has the image still, or its version starts no more; None for no address of ECR's by digest."""
     found = re.fullmatch(r"[^/]+\.dkr\.ecr\.[^/]+/([^@:]+)@(sha256:[0-9a-f]{64})", image)
     if found is None:
-        return
+        return None
     ecr = client_of(session, "ecr")
     try:
         ecr.describe_images(repositoryName=found[1], imageIds=[{"imageDigest": found[2]}])
     except (ecr.exceptions.ImageNotFoundException, ecr.exceptions.RepositoryNotFoundException):
-        raise StackError(
-            f"The image of version {version} is no longer in the repository {found[1]}: that version would not start. "
-            "Choose another with --to, or check out its commit and deploy it."
-        ) from None
+        return False
+    return True

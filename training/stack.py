@@ -154,7 +154,7 @@ def client_of(session: boto3.Session, service: str) -> Any:
 
 
 @contextmanager
-def _session_in_environment(session: boto3.Session) -> Iterator[None]:
+def session_in_environment(session: boto3.Session) -> Iterator[None]:
     """The bundle's own S3 client knows the environment only: no profile, no SSO. Lend it what boto3 found."""
     credentials = session.get_credentials()
     if credentials is None:
@@ -251,8 +251,8 @@ def publish_to_stack(
     with aws_errors_in_one_line():
         session = open_session(region)
         target = stack_of(session, stack)
-        with _session_in_environment(session), tempfile.TemporaryDirectory() as scratch:
-            trusted = _trusted_keys(session, target)
+        with session_in_environment(session), tempfile.TemporaryDirectory() as scratch:
+            trusted = trusted_keys(session, target)
             key, made = _release_key(target, trusted, keys_dir, rotate=rotate)
             copy = Path(scratch) / source.name
             shutil.copytree(source, copy)
@@ -278,8 +278,8 @@ def rollback_stack(
     with aws_errors_in_one_line():
         session = open_session(region)
         target = stack_of(session, stack)
-        with _session_in_environment(session):
-            trusted = _trusted_keys(session, target)
+        with session_in_environment(session):
+            trusted = trusted_keys(session, target)
             key, made = _release_key(target, trusted, keys_dir, rotate=False)
             if made is not None:
                 raise StackError(f"Nothing was published to '{stack}' yet, so there is nothing to go back to.")
@@ -307,7 +307,7 @@ def _find_bundle(path: Path, keys_dir: Path) -> tuple[Path, dict[str, bytes]]:
     )
 
 
-def _trusted_keys(session: boto3.Session, stack: Stack) -> dict[str, bytes]:
+def trusted_keys(session: boto3.Session, stack: Stack) -> dict[str, bytes]:
     """The public keys that the stack trusts, oldest first."""
     text = _parameter(session, stack)
     return {} if text.strip() in {"", PLACEHOLDER} else bundles.parse_public_keys(text)
@@ -391,7 +391,7 @@ def smoke(
         session = open_session(region)
         target = stack_of(session, stack)
         key = client_of(session, "apigateway").get_api_key(apiKey=target.api_key_id, includeValue=True)["value"]
-        with _session_in_environment(session):
+        with session_in_environment(session):
             served = _served_version(session, target)
     checks = _ask(target, key, served, wait_s, pause_s)
     echo(table(checks))
@@ -413,7 +413,7 @@ def table(checks: list[Check]) -> str:
 def _served_version(session: boto3.Session, stack: Stack) -> str | BundleError:
     """The version that the stack should serve, or why it can serve none."""
     try:
-        return bundles.read_pointer(stack.model_url, _trusted_keys(session, stack)).version
+        return bundles.read_pointer(stack.model_url, trusted_keys(session, stack)).version
     except BundleError as error:
         return error
 
@@ -562,8 +562,8 @@ def destroy(
         companion = _companion(session, stack)
         if found is None and companion is None:
             raise StackError(f"There is no stack '{stack}' in {session.region_name}, so there is nothing to delete.")
-        buckets = _resources(session, stack, "AWS::S3::Bucket") if found else []
-        repositories = _resources(session, companion, "AWS::ECR::Repository") if companion else []
+        buckets = resources_of(session, stack, "AWS::S3::Bucket") if found else []
+        repositories = resources_of(session, companion, "AWS::ECR::Repository") if companion else []
         doomed = [f"stack {stack}"] if found else []
         doomed += [f"bucket {bucket} with every version in it" for bucket in buckets]
         doomed += [f"stack {companion}"] if companion else []
@@ -603,7 +603,7 @@ def _companion(session: boto3.Session, stack: str) -> str | None:
     return None
 
 
-def _resources(session: boto3.Session, stack: str, kind: str) -> list[str]:
+def resources_of(session: boto3.Session, stack: str, kind: str) -> list[str]:
     pages = _cloudformation(session).get_paginator("list_stack_resources").paginate(StackName=stack)
     return [
         item["PhysicalResourceId"]
@@ -613,6 +613,12 @@ def _resources(session: boto3.Session, stack: str, kind: str) -> list[str]:
         and item.get("PhysicalResourceId")
         and item["ResourceStatus"] not in {"DELETE_COMPLETE", "CREATE_FAILED"}
     ]
+
+
+def output_of(session: boto3.Session, stack: str, name: str) -> str:
+    """An output of the stack; empty where it has none of that name."""
+    outputs = (_describe(session, stack) or {}).get("Outputs", [])
+    return next((str(item["OutputValue"]) for item in outputs if item["OutputKey"] == name), "")
 
 
 def _empty(session: boto3.Session, bucket: str) -> int:
