@@ -242,8 +242,9 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         },
     )
     async def feedback(request: Request) -> Response:
-        label = to_label(parse_feedback(parse_json(await read_body(request, MAX_FEEDBACK))), scorer.clock())
-        stored, recorded = await call(scorer.feedback, label)
+        sent = parse_feedback(parse_json(await read_body(request, MAX_FEEDBACK)))
+        label = to_label(sent, scorer.clock())
+        stored, recorded = await call(scorer.feedback, label, timed=sent.time is not None)
         if not stored.record.test:
             scorer.metrics.add("labels", label.source, _name(label))
         counts = stored.label or recorded
