@@ -126,8 +126,9 @@ class ModelSource:
 
     ``rules_url`` names a rules file that decides in place of the bundle's own. ``keys`` is called at every look that
     needs it, so that a key put in place after the start is found while there is no bundle. ``pseudonym`` is what
-    parties are known by, for the lists of the rules. With ``one_money`` a bundle that counts in another currency than the
-    one before is refused, for profiles hold amounts: a champion's source. ``monotonic`` gives seconds and only spaces the looks.
+    parties are known by, for the lists of the rules. With ``one_money`` a bundle that counts in another currency than
+    the one before is refused, for profiles hold amounts: a champion's source. ``monotonic`` gives seconds and
+    only spaces the looks.
     """
 
     def __init__(
