@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fastapi import FastAPI
+from pydantic_core import to_json
 
 from .access import open_guard
 from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
@@ -18,6 +19,7 @@ from .bundle import parse_public_keys
 from .decision_log import open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
 from .feature_store import open_feature_store
+from .metrics import Metrics
 from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
 from .schemas import Decision, now_ms, pseudonyms_of
@@ -39,7 +41,7 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     configure_logging(settings.log_level)
     if on_aws and settings.decision_log_url.startswith("none:"):
         raise SettingsError("FRAUD_DECISION_LOG_URL is none://: decisions would be lost. Use dynamodb://table.")
-    pseudonyms = pseudonyms_of(settings.pseudonym_key)
+    pseudonyms = pseudonyms_of(settings.pseudonym_key, refuse_cards=settings.refuse_pan)
 
     def look(url: str, *, champion: bool) -> ModelSource:
         def keys() -> Mapping[str, bytes]:
@@ -71,6 +73,7 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         pseudonyms=pseudonyms,
         notices=notices,
         challenger=challenger,
+        metrics=Metrics(few=settings.cloudwatch_metrics == "few"),
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
         budget_ms=settings.deadline_ms,
@@ -178,13 +181,20 @@ class JsonLines(logging.Formatter):
             line["error"] = record.exc_info[0].__name__
             if traceback:
                 line["at"] = f"{Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
-        return json.dumps(line, default=str)
+        try:
+            return to_json(line, fallback=str).decode()
+        except ValueError:  # half of a character, which UTF-8 cannot say
+            return json.dumps(line, default=str)
 
 
 def configure_logging(level: str) -> None:
     """JSON lines on standard output for the ``fraud`` loggers, once."""
+    # No line tells them, and to look them up for each takes as long as to write it.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logger = logging.getLogger("fraud")
     logger.setLevel(level)
+    # Uvicorn's line for each request repeats its path and query, which name parties. Ours (fraud.requests) does not.
+    logging.getLogger("uvicorn.access").disabled = True
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(JsonLines())

@@ -39,7 +39,6 @@ from .schemas import (
     Event,
     Pseudonyms,
     Transaction,
-    digest,
     now_ms,
     pack_event,
     parse_transaction,
@@ -175,7 +174,7 @@ class FraudScorer:
     """Scores transactions with whatever ``source`` serves at that moment.
 
     ``store`` remembers the parties' past, ``decisions`` every decision; without them the past is remembered until the
-    process ends, and decisions are not. ``pseudonyms`` is what parties are known by, their ids where it is None.
+    process ends, and decisions are not. ``pseudonyms`` is what parties are known by; None: ids, card numbers excepted.
     ``notices`` says what goes out about a decision. ``challenger`` answers the share of customers that its pointer says
     and is judged beside the others. ``metrics`` counts and logs. ``without_model`` is the outcome where neither a model
     nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC. ``first_ms``
@@ -204,7 +203,7 @@ class FraudScorer:
         self.store = open_feature_store("memory://") if store is None else store
         self.decisions = open_decision_log("none://") if decisions is None else decisions
         self.outbox = outbox
-        self.pseudonyms = pseudonyms
+        self.pseudonyms = Pseudonyms() if pseudonyms is None else pseudonyms
         self.notices = notices
         self.challenger = challenger
         self.shadow = None if challenger is None else Shadow(challenger, without_model=without_model)
@@ -305,7 +304,7 @@ class FraudScorer:
         return self.answer(transaction.model_dump(exclude_none=True), explain).decision
 
     def _case(self, transaction: Transaction, data: Any) -> _Case:
-        return _Case(transaction, self.pseudonyms.digest(data) if self.pseudonyms else digest(data))
+        return _Case(self.pseudonyms.shield(transaction), self.pseudonyms.digest(data))
 
     def _answer(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
         try:

@@ -4,7 +4,7 @@ import json
 
 import boto3
 
-from tests.aws.conftest import REGION
+from tests.servers import REGION
 
 REPOSITORY = "fraud"
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
