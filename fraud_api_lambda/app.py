@@ -21,6 +21,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import __version__, card_numbers
@@ -467,6 +468,8 @@ class Boundary:
 
         try:
             await self.app(scope, receive, answer)
+        except ClientDisconnect:
+            pass  # it went away with its body half sent: no fault of ours, and counted as 499
         except Exception as error:
             log.exception("unexpected error", extra={"request_id": request_id})
             if started:

@@ -43,16 +43,16 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         raise SettingsError("FRAUD_DECISION_LOG_URL is none://: decisions would be lost. Use dynamodb://table.")
     pseudonyms = pseudonyms_of(settings.pseudonym_key, refuse_cards=settings.refuse_pan)
 
-    def look(url: str) -> ModelSource:
+    def look(url: str, *, champion: bool) -> ModelSource:
         def keys() -> Mapping[str, bytes]:
             return public_keys(settings.model_public_keys, on_aws=on_aws)
 
-        source = ModelSource(url, keys, rules_url=settings.rules_url, pseudonym=pseudonyms)
+        source = ModelSource(url, keys, rules_url=settings.rules_url, pseudonym=pseudonyms, one_money=champion)
         source.refresh()
         return source
 
-    source = look(settings.model_url)
-    challenger = None if settings.challenger_url is None else look(settings.challenger_url)
+    source = look(settings.model_url, champion=True)
+    challenger = None if settings.challenger_url is None else look(settings.challenger_url, champion=False)
     receivers = parse_webhooks(_secret(settings.webhooks, "FRAUD_WEBHOOKS"))
     stream = None if settings.kafka_url is None else KafkaSink(_secret(settings.kafka_url, "FRAUD_KAFKA_URL"))
     alerts = Alerts(receivers, clock=clock)
@@ -78,6 +78,7 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         on_log_failure=settings.on_log_failure,
         budget_ms=settings.deadline_ms,
         first_ms=first_ms,
+        test_ids=settings.test_ids,
         clock=clock,
     )
     scorer.begin()

@@ -15,6 +15,7 @@ from .bundle import Bundle, open_bundle, open_store, read_pointer, split_url
 from .errors import BundleError, BundleMissing, BundleRefused, FraudError, RulesError
 from .model import FraudModel
 from .rules import RuleSet, default_rules, load_rules
+from .schemas import same_money
 
 log = logging.getLogger("fraud.reload")
 
@@ -125,7 +126,9 @@ class ModelSource:
 
     ``rules_url`` names a rules file that decides in place of the bundle's own. ``keys`` is called at every look that
     needs it, so that a key put in place after the start is found while there is no bundle. ``pseudonym`` is what
-    parties are known by, for the lists of the rules. ``monotonic`` gives seconds and only spaces the looks.
+    parties are known by, for the lists of the rules. With ``one_money`` a bundle that counts in another currency than
+    the one before is refused, for profiles hold amounts: a champion's source. ``monotonic`` gives seconds and
+    only spaces the looks.
     """
 
     def __init__(
@@ -135,11 +138,13 @@ class ModelSource:
         *,
         rules_url: str | None = None,
         pseudonym: Callable[[str], str] | None = None,
+        one_money: bool = False,
         interval: float = REFRESH_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._url = url
         self._keys = keys
+        self._one_money = one_money
         self._interval = interval
         self._monotonic = monotonic
         self._next = float("-inf")
@@ -242,6 +247,11 @@ class ModelSource:
                 return None
         bundle = open_bundle(self._url, keys, pointer)
         served = load(bundle)
+        if self._one_money and now is not None and not same_money(now.model.rates, served.model.rates):
+            raise BundleRefused(
+                f"The bundle counts in {served.model.rates.base}, and profiles and records in {now.model.rates.base}. "
+                "Rebuild the profiles (python -m training rebuild-profiles) under it, then start again."
+            )
         bundle.forget()
         if self._pseudonym is not None:
             served = replace(served, rules=served.rules.under(self._pseudonym))

@@ -245,7 +245,7 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
     async def feedback(request: Request) -> Response:
         sent = parse_feedback(parse_json(await read_body(request, MAX_FEEDBACK)))
         label = to_label(sent, scorer.clock(), scorer.pseudonyms)
-        stored, recorded = await call(scorer.feedback, label)
+        stored, recorded = await call(scorer.feedback, label, timed=sent.time is not None)
         if not stored.record.test:
             scorer.metrics.add("labels", label.source, _name(label))
         counts = stored.label or recorded

@@ -22,7 +22,7 @@ from pydantic_core import to_json
 
 from . import profiles
 from .decision_log import DecisionLog, Label, Record, Stored, open_decision_log, pack_record, unpack_record
-from .errors import InvalidRequest, NotFound, NotRecorded, RequestConflict, RequestError, StoreUnavailable
+from .errors import FieldError, InvalidRequest, NotFound, NotRecorded, RequestConflict, RequestError, StoreUnavailable
 from .feature_store import FeatureStore, open_feature_store
 from .features import FeatureSet, Floats, Past
 from .history import History
@@ -33,6 +33,7 @@ from .reload import ModelSource, Served
 from .rules import RuleSet
 from .schemas import (
     DECISION,
+    TEST_INPUTS,
     Decision,
     Degraded,
     Event,
@@ -57,6 +58,12 @@ FEATURE_STORE_SHARE: Final = 0.3
 DECISION_LOG_SHARE: Final = 0.4
 #: How often a label's profile is written while others come to count; then the outbox goes on.
 _LOOKS: Final = 5
+
+#: Replays of what was received longer ago tell nobody again.
+_TOLD_AGAIN_MS: Final = 86_400_000
+_NO_TEST_IDS: Final = FieldError(
+    "transaction_id", f"must not begin with test-{', test-'.join(TEST_INPUTS)}: test inputs are switched off here"
+)
 
 #: What is to be told to others of a decision: (kind, key, bytes) for the outbox.
 Notices = Callable[[Decision, bytes], Sequence[tuple[Kind, str, bytes]]]
@@ -171,7 +178,7 @@ class FraudScorer:
     ``notices`` says what goes out about a decision. ``challenger`` answers the share of customers that its pointer says
     and is judged beside the others. ``metrics`` counts and logs. ``without_model`` is the outcome where neither a model
     nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC. ``first_ms``
-    is what the first request has after :meth:`begin`, where that is more.
+    is what the first request has after :meth:`begin`, where that is more. ``test_ids`` False refuses test inputs.
     """
 
     def __init__(
@@ -189,6 +196,7 @@ class FraudScorer:
         on_log_failure: LogFailure = "review",
         budget_ms: int = 250,
         first_ms: int = 0,
+        test_ids: bool = True,
         clock: Callable[[], int] = now_ms,
     ):
         self.source = source
@@ -206,6 +214,7 @@ class FraudScorer:
         self._first_s = max(first_ms, budget_ms) / 1000
         self._first = False
         self.clock = clock
+        self._test_ids = test_ids
 
     @property
     def inline(self) -> bool:
@@ -333,6 +342,8 @@ class FraudScorer:
         replays = sum(isinstance(answer, Answer) and answer.replayed for answer in answers)
         if replays:
             self.metrics.add("replays", n=replays)
+        for record in [*known, *(stands for stands in standing if isinstance(stands, Record))]:
+            self._tell_again(record)
         return answers
 
     def _answer_known(self, cases: Sequence[_Case], *, look: bool) -> list[Record]:
@@ -402,6 +413,8 @@ class FraudScorer:
                 try:
                     event = to_event(case.transaction, rates, received, self.pseudonyms)
                     features.check(event)
+                    if event.test_input is not None and not self._test_ids:
+                        raise InvalidRequest("The transaction is not valid.", (_NO_TEST_IDS,))
                 except InvalidRequest as problem:
                     case.answer = problem
                     continue
@@ -492,6 +505,16 @@ class FraudScorer:
         if self.shadow is not None:
             self.shadow.offer(judged.new.event, judged.features, judged.decision)
 
+    def _tell_again(self, record: Record) -> None:
+        """What is to be told of a decision is put into the outbox once more when it is asked for again: whoever
+        recorded it may have died before. What waits there is kept as it is; receivers know the notice by its id.
+        """
+        if self.notices is None or record.outcome == "approve":
+            return
+        if self.clock() - record.received_ms < _TOLD_AGAIN_MS:
+            for kind, key, data in self.notices(DECISION.validate_json(record.answer), record.answer):
+                self._keep(kind, key, data)
+
     def _stood(self, case: _Case, stands: Record) -> Record | RequestError:
         """Answer with what had been recorded under the id."""
         case.answer = _replayed(stands.answer, stands.digest, case.digest)
@@ -563,13 +586,20 @@ class FraudScorer:
 
     # --- labels ------------------------------------------------------------------------------------------------------
 
-    def feedback(self, label: Label) -> tuple[Stored, Label]:
+    def feedback(self, label: Label, *, timed: bool = True) -> tuple[Stored, Label]:
         """Record somebody's word on a transaction; the counterparty's fraud rate learns of it.
 
         Gives the record with the label that counts, and the label as it stands. Raises ``NotFound`` for a transaction
         that was never judged, ``NotRecorded`` where the log does not answer: nothing was promised then.
+
+        ``timed`` False: the sender did not say when it was found out. Where the same source said the same last, it is
+        that very label, sent again.
         """
         try:
+            if not timed:
+                said = [one for one in self.decisions.labels(label.transaction_id) if one.source == label.source]
+                if said and said[-1].is_fraud == label.is_fraud:
+                    label = replace(label, time_ms=said[-1].time_ms)
             found = self.decisions.label(label)
         except StoreUnavailable:
             raise NotRecorded("The label could not be recorded. Send it again later.") from None

@@ -65,6 +65,8 @@ class Settings:
     on_log_failure: LogFailure = "review"
     #: Days after which a record is deleted; None: never.
     retention_days: int | None = None
+    #: 1: an id such as ``test-decline-7`` forces that outcome, for trying an integration; 0: such ids are refused.
+    test_ids: bool = True
     #: Requests a key may send, ``number/second``, ``/minute`` or ``/hour``; None: no limit.
     rate_limit: str | None = None
     #: Where alerts go: ``https://host/path#whsec_base64`` items separated by white space, ``file://path`` or
@@ -102,6 +104,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
                 raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
             values[field] = int(text)
+        elif field == "test_ids":
+            values[field] = _choice(name, text, ("0", "1")) == "1"
         elif field == "retention_days":
             if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 36_500:
                 raise SettingsError(f"{name} must be a whole number of days, 1 to 36500.")
