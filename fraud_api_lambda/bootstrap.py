@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from .access import open_guard
 from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
 from .app import create_app
+from .breaker import Breaker, GuardedDecisionLog, GuardedFeatureStore
 from .bundle import parse_public_keys
 from .decision_log import open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
@@ -65,18 +66,28 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         return told
 
     deadline_ms = settings.deadline_ms
+    store = open_feature_store(settings.feature_store_url, budget_ms=int(deadline_ms * FEATURE_STORE_SHARE))
+    decisions = open_decision_log(
+        settings.decision_log_url,
+        budget_ms=int(deadline_ms * DECISION_LOG_SHARE),
+        retention_days=settings.retention_days,
+    )
+    breakers: dict[str, Breaker] = {}
+
+    def breaker(name: str) -> Breaker:
+        breakers[name] = Breaker(name, failures=settings.breaker_failures, seconds=settings.breaker_seconds)
+        return breakers[name]
+
+    # What is inside the process fails at once or not at all: there is no wait to save.
     scorer = FraudScorer(
         source,
-        open_feature_store(settings.feature_store_url, budget_ms=int(deadline_ms * FEATURE_STORE_SHARE)),
-        open_decision_log(
-            settings.decision_log_url,
-            budget_ms=int(deadline_ms * DECISION_LOG_SHARE),
-            retention_days=settings.retention_days,
-        ),
+        store if store.inline else GuardedFeatureStore(store, breaker("feature_store")),
+        decisions if decisions.inline else GuardedDecisionLog(decisions, breaker("decision_log")),
         open_outbox(settings.outbox_url, budget_ms=int(deadline_ms * DECISION_LOG_SHARE)),
         pseudonyms=pseudonyms,
         notices=notices,
         challenger=challenger,
+        breakers=breakers,
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
         budget_ms=deadline_ms,

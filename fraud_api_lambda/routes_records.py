@@ -560,6 +560,8 @@ def gauges(scorer: FraudScorer) -> Gauges:
     """What ``metrics.GAUGES`` names, as it is now."""
     source = scorer.source
     found: dict[tuple[str, ...], float] = {("model_trouble",): float(source.trouble is not None)}
+    for name, breaker in scorer.breakers.items():
+        found["breaker_open", name] = float(breaker.state != "closed")
     if source.rules_state is not None:
         found["rules_trouble",] = float(source.rules_state["state"] != "ok")
     if source.served is not None:

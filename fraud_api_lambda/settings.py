@@ -55,6 +55,9 @@ class Settings:
     refuse_pan: bool = False
     #: What one request may take of everybody's patience, in milliseconds; every call's time limit comes from it.
     deadline_ms: int = 250
+    #: After so many failures in a row a store over the network is not asked for ``breaker_seconds``; 0: it always is.
+    breaker_failures: int = 5
+    breaker_seconds: int = 2
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
     #: What becomes of a decision that neither the log nor the outbox takes: sent to review at least, or refused (503).
@@ -95,6 +98,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         elif field == "deadline_ms":
             if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
                 raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
+            values[field] = int(text)
+        elif field in ("breaker_failures", "breaker_seconds"):
+            least, most = (0, 1_000) if field == "breaker_failures" else (1, 300)
+            if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most:
+                raise SettingsError(f"{name} must be a whole number, {least} to {most}.")
             values[field] = int(text)
         elif field == "retention_days":
             if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 36_500:
