@@ -11,7 +11,7 @@ A guided tour, in reading order:
 7. ``judge``      pure: features -> probability, lists, rules, policy, exact reasons; a record is judged again alike.
 8. ``decision_log``, ``outbox``  every decision once; what could not be written, or is to be sent, until it is.
 9. ``alerts``, ``stream``  where the outbox goes: signed webhooks, Kafka.
-10. ``breaker``    a store over the network that has stopped answering is not asked for a while.
+10. ``breaker``    a store that has stopped answering is not asked for a while.
 11. ``reload``, ``shadow``  keeps bundle and rules fresh; a challenger beside the champion.
 12. ``backtest``, ``drift``, ``daily``  another policy on recorded decisions; what has changed; what is done every day.
 13. ``model``, ``rules``, ``bundle``  forests as flat arrays; rules as data (CEL); what is sealed, signed and opened.

@@ -78,11 +78,11 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         breakers[name] = Breaker(name, failures=settings.breaker_failures, seconds=settings.breaker_seconds)
         return breakers[name]
 
-    # What is inside the process fails at once or not at all: there is no wait to save.
+    # What lives in memory cannot fail; a file can be locked, and that wait would hold up everybody else, too.
     scorer = FraudScorer(
         source,
-        store if store.inline else GuardedFeatureStore(store, breaker("feature_store")),
-        decisions if decisions.inline else GuardedDecisionLog(decisions, breaker("decision_log")),
+        store if settings.feature_store_url == "memory://" else GuardedFeatureStore(store, breaker),
+        decisions if settings.decision_log_url == "none://" else GuardedDecisionLog(decisions, breaker),
         open_outbox(settings.outbox_url, budget_ms=int(deadline_ms * DECISION_LOG_SHARE)),
         pseudonyms=pseudonyms,
         notices=notices,

@@ -1,9 +1,12 @@
-"""Circuit breakers: a store over the network that has stopped answering is not waited for by every request.
+"""Circuit breakers: a store that has stopped answering is not waited for by every request.
 
 After some failures in a row a breaker opens: calls fail at once, and what a decision needs goes the way that it would
 have gone after the wait (no history, the outbox in the log's place), only without the wait. After some seconds one call
 is let through to see; its success closes the breaker, its failure keeps it open as long again. Only what requests wait
 for goes through it: people's searches, erasure and ``check`` ask the store itself.
+
+Each kind of call has a breaker of its own. A locked SQLite file, a full Redis or a PostgreSQL that takes no writes
+still reads, and each read that succeeds would take back what the writes have counted.
 """
 
 import logging
@@ -19,7 +22,11 @@ from .feature_store import Change, FeatureStore
 log = logging.getLogger("fraud.breaker")
 
 State = Literal["closed", "open", "half-open"]
-_WORDS: Final = {"feature_store": "feature store", "decision_log": "decision log"}
+#: The breakers' names.
+READ: Final = "feature_store.read"
+SWAP: Final = "feature_store.swap"
+APPEND: Final = "decision_log.append"
+FIND: Final = "decision_log.find"
 
 
 class Breaker:
@@ -62,7 +69,7 @@ class Breaker:
             if self._opened is None:
                 return False
             if self._probing or self._monotonic() < self._opened + self._seconds:
-                raise StoreUnavailable(f"The {_WORDS.get(self._name, self._name)} was not asked: it has not answered.")
+                raise StoreUnavailable(f"The store was not asked ({self._name}): it has not answered.")
             self._probing = True
             return True
 
@@ -81,22 +88,22 @@ class Breaker:
             is_open = self._opened is not None
         if is_open != was_open:
             level = logging.ERROR if is_open else logging.WARNING
-            log.log(level, "breaker opened" if is_open else "breaker closed", extra={"store": self._name})
+            log.log(level, "breaker opened" if is_open else "breaker closed", extra={"call": self._name})
 
 
 class GuardedFeatureStore:
-    """A feature store whose reads and swaps go through a breaker."""
+    """A feature store whose reads and swaps go through breakers."""
 
-    def __init__(self, store: FeatureStore, breaker: Breaker) -> None:
+    def __init__(self, store: FeatureStore, breaker: Callable[[str], Breaker]) -> None:
         self.inline = store.inline
         self._store = store
-        self._breaker = breaker
+        self._read, self._swap = breaker(READ), breaker(SWAP)
 
     def read(self, parties: Sequence[str]) -> dict[str, tuple[int, bytes]]:
-        return self._breaker.call(self._store.read, parties)
+        return self._read.call(self._store.read, parties)
 
     def swap(self, changes: Sequence[Change]) -> list[str]:
-        return self._breaker.call(self._store.swap, changes)
+        return self._swap.call(self._store.swap, changes)
 
     def erase(self, party: str) -> None:
         self._store.erase(party)
@@ -109,21 +116,21 @@ class GuardedFeatureStore:
 
 
 class GuardedDecisionLog:
-    """A decision log of which what requests wait for goes through a breaker."""
+    """A decision log of which what requests wait for goes through breakers."""
 
-    def __init__(self, decisions: DecisionLog, breaker: Breaker) -> None:
+    def __init__(self, decisions: DecisionLog, breaker: Callable[[str], Breaker]) -> None:
         self.inline = decisions.inline
         self._log = decisions
-        self._breaker = breaker
+        self._append, self._find = breaker(APPEND), breaker(FIND)
 
     def append(self, records: Sequence[Record]) -> list[Record | None]:
-        return self._breaker.call(self._log.append, records)
+        return self._append.call(self._log.append, records)
 
     def find(self, transaction_ids: Sequence[str]) -> dict[str, Stored]:
-        return self._breaker.call(self._log.find, transaction_ids)
+        return self._find.call(self._log.find, transaction_ids)
 
     def label(self, label: Label) -> tuple[Stored, Label] | None:
-        return self._breaker.call(self._log.label, label)
+        return self._append.call(self._log.label, label)
 
     def labels(self, transaction_id: str) -> list[Label]:
         return self._log.labels(transaction_id)

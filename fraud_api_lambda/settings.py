@@ -55,7 +55,7 @@ class Settings:
     refuse_pan: bool = False
     #: What one request may take of everybody's patience, in milliseconds; every call's time limit comes from it.
     deadline_ms: int = 250
-    #: After so many failures in a row a store over the network is not asked for ``breaker_seconds``; 0: it always is.
+    #: After so many failures in a row a store is not asked for ``breaker_seconds``; 0: it always is.
     breaker_failures: int = 5
     breaker_seconds: int = 2
     #: The outcome when no bundle is loaded and no rule fires.
