@@ -39,7 +39,7 @@ RUN_STAMP := $(VENV)/.installed-run
 ALL_LOCK := tests/requirements.txt
 ALL_STAMP := $(VENV)/.installed-all
 
-.PHONY: help setup run test test-fast lint format bench screenshots train lambda publish smoke destroy lock clean \
+.PHONY: help setup run test test-fast lint format chaos bench screenshots train lambda publish smoke destroy lock clean \
 	environment environment-run
 
 help: ## list the targets
@@ -66,6 +66,9 @@ lint: environment ## ruff, mypy --strict, import contracts
 format: environment ## let ruff lay the code out
 	@$(BIN)/ruff check --fix --select I .
 	@$(BIN)/ruff format .
+
+chaos: environment ## the long forms of faults, bad input and fuzzing; writes the table in docs/reliability.md (an hour)
+	@$(BIN)/python -m pytest -n 0 -m chaos --full $(ARGS)
 
 bench: environment ## run what benchmarks/ holds
 	@$(BIN)/python -m benchmarks

@@ -22,6 +22,7 @@ from pydantic_core import to_json
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import __version__, card_numbers
@@ -210,7 +211,13 @@ def create_app(
     async def model() -> Response:
         return _json(to_json({**_describe_model(source), "challenger": _describe_challenger(scorer)}))
 
-    @app.get("/model/report", summary="The bundle's report", response_model=None, responses=not_served)
+    @app.get(
+        "/model/report",
+        summary="The bundle's report",
+        response_model=None,
+        response_class=HTMLResponse,
+        responses=not_served,
+    )
     async def report() -> Response:
         if source.served is None:
             raise _nothing_served(source)
@@ -326,6 +333,8 @@ def _stores(scorer: FraudScorer) -> dict[str, Any]:
     found = {"feature_store": state(scorer.store.check), "decision_log": state(scorer.decisions.check)}
     if scorer.outbox is not None:
         found["outbox"] = state(scorer.outbox.waiting)
+    if scorer.breakers:
+        found["breakers"] = {name: breaker.state for name, breaker in scorer.breakers.items()}
     return found
 
 

@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from .access import open_guard
 from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
 from .app import create_app
+from .breaker import Breaker, GuardedDecisionLog, GuardedFeatureStore
 from .bundle import parse_public_keys
 from .decision_log import open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
@@ -65,15 +66,25 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
 
     first_ms = max(settings.first_deadline_ms, settings.deadline_ms)
     log_ms = int(first_ms * DECISION_LOG_SHARE)
+    store = open_feature_store(settings.feature_store_url, budget_ms=int(first_ms * FEATURE_STORE_SHARE))
+    decisions = open_decision_log(settings.decision_log_url, budget_ms=log_ms, retention_days=settings.retention_days)
+    breakers: dict[str, Breaker] = {}
+
+    def breaker(name: str) -> Breaker:
+        breakers[name] = Breaker(name, failures=settings.breaker_failures, seconds=settings.breaker_seconds)
+        return breakers[name]
+
+    # What lives in memory cannot fail; a file can be locked, and that wait would hold up everybody else, too.
     scorer = FraudScorer(
         source,
-        open_feature_store(settings.feature_store_url, budget_ms=int(first_ms * FEATURE_STORE_SHARE)),
-        open_decision_log(settings.decision_log_url, budget_ms=log_ms, retention_days=settings.retention_days),
+        store if settings.feature_store_url == "memory://" else GuardedFeatureStore(store, breaker),
+        decisions if settings.decision_log_url == "none://" else GuardedDecisionLog(decisions, breaker),
         open_outbox(settings.outbox_url, budget_ms=log_ms),
         pseudonyms=pseudonyms,
         notices=notices,
         challenger=challenger,
         metrics=Metrics(few=settings.cloudwatch_metrics == "few"),
+        breakers=breakers,
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
         budget_ms=settings.deadline_ms,

@@ -45,6 +45,7 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "bundle_age_seconds": ("Since the served bundle was trained; absent without a bundle.", ()),
     "model_trouble": ("1: the last look for a bundle did not lead to one that is served.", ()),
     "unpublished": ("1: no bundle is served because none lies where one is published to.", ()),
+    "breaker_open": ("1: such a call of a store is not made, because it has not answered.", ("call",)),
     "rules_trouble": ("1: the rules in force are not those of the rules file.", ()),
 }
 #: Upper edges of a histogram's buckets in seconds; above the last there is one more.

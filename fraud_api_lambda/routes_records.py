@@ -575,6 +575,8 @@ def served_gauges(scorer: FraudScorer) -> dict[tuple[str, ...], float]:
         ("model_trouble",): float(trouble is not None),
         ("unpublished",): float(unpublished),
     }
+    for name, breaker in scorer.breakers.items():
+        found["breaker_open", name] = float(breaker.state != "closed")
     if source.rules_state is not None:
         found["rules_trouble",] = float(source.rules_state["state"] != "ok")
     if source.served is not None:

@@ -220,6 +220,8 @@ class Problem(BaseModel):
 class Batch(BaseModel):
     """What ``POST /predict/batch`` takes."""
 
+    model_config = ConfigDict(extra="forbid")
+
     transactions: Annotated[list[Transaction], Field(min_length=1, max_length=MAX_BATCH)]
 
 

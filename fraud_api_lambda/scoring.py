@@ -12,7 +12,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -21,6 +21,7 @@ import numpy as np
 from pydantic_core import to_json
 
 from . import profiles
+from .breaker import Breaker
 from .decision_log import DecisionLog, Label, Record, Stored, open_decision_log, pack_record, unpack_record
 from .errors import FieldError, InvalidRequest, NotFound, NotRecorded, RequestConflict, RequestError, StoreUnavailable
 from .feature_store import FeatureStore, open_feature_store
@@ -176,9 +177,10 @@ class FraudScorer:
     ``store`` remembers the parties' past, ``decisions`` every decision; without them the past is remembered until the
     process ends, and decisions are not. ``pseudonyms`` is what parties are known by; None: ids, card numbers excepted.
     ``notices`` says what goes out about a decision. ``challenger`` answers the share of customers that its pointer says
-    and is judged beside the others. ``metrics`` counts and logs. ``without_model`` is the outcome where neither a model
-    nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC. ``first_ms``
-    is what the first request has after :meth:`begin`, where that is more. ``test_ids`` False refuses test inputs.
+    and is judged beside the others. ``metrics`` counts and logs. ``breakers`` are those of the stores, to be told of.
+    ``without_model`` is the outcome where neither a model nor a rule has a say; ``budget_ms`` bounds the attempts to
+    update profiles; ``clock`` gives ms of UTC. ``first_ms`` is what the first request has after :meth:`begin`, where
+    that is more. ``test_ids`` False refuses test inputs.
     """
 
     def __init__(
@@ -192,6 +194,7 @@ class FraudScorer:
         notices: Notices | None = None,
         challenger: ModelSource | None = None,
         metrics: Metrics | None = None,
+        breakers: Mapping[str, Breaker] | None = None,
         without_model: Outcome = "review",
         on_log_failure: LogFailure = "review",
         budget_ms: int = 250,
@@ -208,6 +211,7 @@ class FraudScorer:
         self.challenger = challenger
         self.shadow = None if challenger is None else Shadow(challenger, without_model=without_model)
         self.metrics = Metrics() if metrics is None else metrics
+        self.breakers: Mapping[str, Breaker] = {} if breakers is None else breakers
         self.without_model = without_model
         self.on_log_failure = on_log_failure
         self.budget_s = self._usual_s = budget_ms / 1000

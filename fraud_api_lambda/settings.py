@@ -59,6 +59,9 @@ class Settings:
     deadline_ms: int = 250
     #: What the first request after a start may take instead, where that is more: its connections may be new.
     first_deadline_ms: int = 2000
+    #: After so many failures in a row a store is not asked for ``breaker_seconds``; 0: it always is.
+    breaker_failures: int = 5
+    breaker_seconds: int = 2
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
     #: What becomes of a decision that neither the log nor the outbox takes: sent to review at least, or refused (503).
@@ -106,6 +109,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             values[field] = int(text)
         elif field == "test_ids":
             values[field] = _choice(name, text, ("0", "1")) == "1"
+        elif field in ("breaker_failures", "breaker_seconds"):
+            least, most = (0, 1_000) if field == "breaker_failures" else (1, 300)
+            if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most:
+                raise SettingsError(f"{name} must be a whole number, {least} to {most}.")
+            values[field] = int(text)
         elif field == "retention_days":
             if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 36_500:
                 raise SettingsError(f"{name} must be a whole number of days, 1 to 36500.")

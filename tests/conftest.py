@@ -25,6 +25,16 @@ settings.register_profile("unhurried", deadline=None, suppress_health_check=[Hea
 settings.load_profile("unhurried")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="the long forms of the tests marked chaos (make chaos)")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form is asked for; without it, a test marked ``chaos`` takes seconds."""
+    return bool(request.config.getoption("--full"))
+
+
 @pytest.fixture(scope="session")
 def measuring_data() -> Path:
     """The folder of the measuring data, named by FRAUD_TEST_DATA; skips, saying so, where it is not there."""

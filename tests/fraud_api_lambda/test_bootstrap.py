@@ -145,6 +145,7 @@ def test_the_application_is_built_and_ready_with_a_bundle(tmp_path: Path) -> Non
         "feature_store": "ok",
         "decision_log": "ok",
         "outbox": dict.fromkeys(["decision", "label", "profile", "stream", "webhook"], 0),
+        "breakers": {"decision_log.append": "closed", "decision_log.find": "closed"},
     }
     decision = client.post("/predict", json={"amount": 50.0, "oldbalanceOrg": 50.0}).json()
     assert decision["fraud_probability"] == 1 / (1 + math.exp(-4))
