@@ -13,13 +13,13 @@ from .access import open_guard
 from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
 from .app import create_app
 from .bundle import parse_public_keys
-from .decision_log import open_decision_log
+from .decision_log import DecisionLog, open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
-from .feature_store import open_feature_store
+from .feature_store import FeatureStore, open_feature_store
 from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
 from .schemas import Decision, now_ms, pseudonyms_of
-from .scoring import FraudScorer
+from .scoring import FraudScorer, Stores
 from .secret_setting import read_secret
 from .settings import Settings
 from .stream import KafkaSink
@@ -64,15 +64,25 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
             told.append(("stream", decision.transaction_id, answer))
         return told
 
+    def profiles(budget_ms: int) -> FeatureStore:
+        return open_feature_store(settings.feature_store_url, budget_ms=budget_ms)
+
+    def decisions(budget_ms: int) -> DecisionLog:
+        days = settings.retention_days
+        return open_decision_log(settings.decision_log_url, budget_ms=budget_ms, retention_days=days)
+
+    def patient() -> Stores:
+        # A memory is its opener's alone, and answers at once.
+        in_memory = settings.feature_store_url.startswith("memory:")
+        patient_ms = max(settings.read_deadline_ms, deadline_ms)
+        return Stores(store if in_memory else profiles(patient_ms), decisions(patient_ms))
+
     deadline_ms = settings.deadline_ms
+    store = profiles(int(deadline_ms * FEATURE_STORE_SHARE))
     scorer = FraudScorer(
         source,
-        open_feature_store(settings.feature_store_url, budget_ms=int(deadline_ms * FEATURE_STORE_SHARE)),
-        open_decision_log(
-            settings.decision_log_url,
-            budget_ms=int(deadline_ms * DECISION_LOG_SHARE),
-            retention_days=settings.retention_days,
-        ),
+        store,
+        decisions(int(deadline_ms * DECISION_LOG_SHARE)),
         open_outbox(settings.outbox_url, budget_ms=int(deadline_ms * DECISION_LOG_SHARE)),
         pseudonyms=pseudonyms,
         notices=notices,
@@ -80,6 +90,7 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
         budget_ms=deadline_ms,
+        open_patient=patient,
         clock=clock,
     )
     sinks: dict[Kind, Sink] = {

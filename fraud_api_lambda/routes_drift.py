@@ -38,7 +38,7 @@ def watch_of(scorer: FraudScorer) -> DriftWatch:
         now = scorer.source.served
         return None if now is None else (now.bundle, now.model.features)
 
-    return DriftWatch(scorer.decisions, served, scorer.metrics, scorer.clock)
+    return DriftWatch(lambda: scorer.patient.decisions, served, scorer.metrics, scorer.clock)
 
 
 def add_drift(app: FastAPI, scorer: FraudScorer) -> None:

@@ -1,7 +1,7 @@
 """The routes over what was decided: transactions, labels, parties, summaries, metrics.
 
 These are read by people, and scoring must not wait for them: every look into the log or the store is made in a few
-threads of their own, whatever the backend.
+threads and over connections of their own, whatever the backend, and may take longer.
 """
 
 import asyncio
@@ -203,7 +203,7 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         search = parse_search(read_query(request, _LISTED), lambda party: known_as(scorer, party))
 
         def read() -> bytes:
-            page = scorer.decisions.search(search)
+            page = scorer.patient.decisions.search(search)
             items = b",".join(_with(_view(stored), decision=stored.record.answer) for stored in page.items)
             return b'{"transactions":[%s],"next":%s}' % (items, to_json(page.cursor))
 
@@ -221,10 +221,13 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
 
         def read() -> bytes:
             known = _TRANSACTION_ID.fullmatch(transaction_id) is not None
-            stored = scorer.decisions.find([transaction_id]).get(transaction_id) if known else None
+            stored = scorer.patient.decisions.find([transaction_id]).get(transaction_id) if known else None
             if stored is None:
                 raise NotFound("No transaction with this id is recorded.")
-            view = {**_view(stored), "labels": [_label(label) for label in scorer.decisions.labels(transaction_id)]}
+            view = {
+                **_view(stored),
+                "labels": [_label(label) for label in scorer.patient.decisions.labels(transaction_id)],
+            }
             return _with(view, decision=stored.record.answer, record=stored.record.document.encode())
 
         return json_response(await call(read))
@@ -273,7 +276,7 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
     )
     async def summary(request: Request) -> Response:
         since, until = parse_days(read_query(request, _SUMMED), scorer.clock())
-        days = await call(scorer.decisions.summary, since, until)
+        days = await call(lambda: scorer.patient.decisions.summary(since, until))
         now, rates, delay_ms = scorer.clock(), _rates(scorer), _label_delay_ms(scorer)
         views = [describe_day(day, now, minor_factor=rates.minor_factor, label_delay_ms=delay_ms) for day in days]
         told = {"base_currency": rates.base, "label_delay_days": delay_ms / profiles.DAY_MS, "days": views}
@@ -492,7 +495,7 @@ def _with(view: Mapping[str, Any], **documents: bytes) -> bytes:
 
 def view_party(scorer: FraudScorer, party: str) -> PartyView | None:
     """The party's profile, told to people; None where nothing is known. Raises ``StoreUnavailable``."""
-    found = scorer.store.read([party]).get(party)
+    found = scorer.patient.store.read([party]).get(party)
     if found is None:
         return None
     try:
@@ -549,7 +552,7 @@ def _latency_ms(day: Day, share: float) -> float | None:
 
 def summarize(scorer: FraudScorer, day: int) -> None:
     """Write the line of one day (days since 1970) into the log. Raises ``StoreUnavailable``."""
-    for found in scorer.decisions.summary(day, day + 1):
+    for found in scorer.patient.decisions.summary(day, day + 1):
         factor = _rates(scorer).minor_factor
         view = describe_day(found, scorer.clock(), minor_factor=factor, label_delay_ms=_label_delay_ms(scorer))
         log_summary(DAY.dump_python(view))

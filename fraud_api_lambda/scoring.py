@@ -11,10 +11,11 @@ import hashlib
 import hmac
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from pydantic_core import to_json
@@ -56,6 +57,13 @@ _LOOKS: Final = 5
 
 #: What is to be told to others of a decision: (kind, key, bytes) for the outbox.
 Notices = Callable[[Decision, bytes], Sequence[tuple[Kind, str, bytes]]]
+
+
+class Stores(NamedTuple):
+    """Profiles and decision log, with one budget for each call."""
+
+    store: FeatureStore
+    decisions: DecisionLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +166,8 @@ class FraudScorer:
     process ends, and decisions are not. ``pseudonyms`` is what parties are known by, their ids where it is None.
     ``notices`` says what goes out about a decision. ``challenger`` answers the share of customers that its pointer says
     and is judged beside the others. ``metrics`` counts and logs. ``without_model`` is the outcome where neither a model
-    nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC.
+    nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``open_patient`` opens the same
+    two stores for those who can wait longer than money does; ``clock`` gives ms of UTC.
     """
 
     def __init__(
@@ -175,6 +184,7 @@ class FraudScorer:
         without_model: Outcome = "review",
         on_log_failure: LogFailure = "review",
         budget_ms: int = 250,
+        open_patient: Callable[[], Stores] | None = None,
         clock: Callable[[], int] = now_ms,
     ):
         self.source = source
@@ -189,12 +199,28 @@ class FraudScorer:
         self.without_model = without_model
         self.on_log_failure = on_log_failure
         self.budget_s = budget_ms / 1000
+        self._open_patient = open_patient
+        self._patient: Stores | None = None
+        self._opening = threading.Lock()
         self.clock = clock
 
     @property
     def inline(self) -> bool:
         """Whether all of scoring happens inside this process, so that no thread need wait for it."""
         return self.store.inline and self.decisions.inline and (self.outbox is None or self.outbox.inline)
+
+    @property
+    def patient(self) -> Stores:
+        """The two stores for whom only people or a schedule wait; opened when first asked for.
+
+        With connections of their own: what takes long here takes none of scoring's.
+        """
+        if self._open_patient is None:
+            return Stores(self.store, self.decisions)
+        with self._opening:
+            if self._patient is None:
+                self._patient = self._open_patient()
+            return self._patient
 
     def refresh_if_due(self) -> None:
         """Look for a newer bundle, challenger and rules, once a minute at most."""
@@ -503,7 +529,7 @@ class FraudScorer:
         that was never judged, ``NotRecorded`` where the log does not answer: nothing was promised then.
         """
         try:
-            found = self.decisions.label(label)
+            found = self.patient.decisions.label(label)
         except StoreUnavailable:
             raise NotRecorded("The label could not be recorded. Send it again later.") from None
         if found is None:

@@ -53,6 +53,8 @@ class Settings:
     pseudonym_key: str | None = None
     #: What one request may take of everybody's patience, in milliseconds; every call's time limit comes from it.
     deadline_ms: int = 250
+    #: What one call of log or profiles may take that only people or a schedule wait for, in milliseconds.
+    read_deadline_ms: int = 2000
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
     #: What becomes of a decision that neither the log nor the outbox takes: sent to review at least, or refused (503).
@@ -90,7 +92,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             continue  # compose files and templates pass on what was not set as an empty text
         if field == "cors_origins":
             values[field] = tuple(item.strip() for item in text.split(",") if item.strip())
-        elif field == "deadline_ms":
+        elif field in ("deadline_ms", "read_deadline_ms"):
             if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
                 raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
             values[field] = int(text)
