@@ -33,7 +33,17 @@ from .features import TimeZone
 from .judge import WITHOUT_BUNDLE_RATES
 from .metrics import Gauges, exposition, log_summary
 from .parties import PartyView, describe
-from .schemas import CLOCK_SKEW_MS, TYPES, Decision, RateTable, parse_json, parse_rfc3339, rfc3339
+from .schemas import (
+    CLOCK_SKEW_MS,
+    TYPES,
+    WHEN,
+    Decision,
+    RateTable,
+    day_or_time,
+    parse_json,
+    parse_rfc3339,
+    rfc3339,
+)
 from .scoring import FraudScorer
 from .settings import Outcome
 from .web import json_response, query_parameters, read_body, read_query, request_json
@@ -158,8 +168,8 @@ DAY = TypeAdapter(DayView)
 PARTY = TypeAdapter(PartyView)
 
 _LISTED: dict[str, tuple[str, dict[str, Any]]] = {
-    "since": ("Arrived at this time or later; RFC 3339.", {"type": "string"}),
-    "until": ("Arrived before this time; RFC 3339.", {"type": "string"}),
+    "since": ("Arrived at this time, or on this day, or later; RFC 3339 or a day of UTC.", {"type": "string"}),
+    "until": ("Arrived before this time, or before this day.", {"type": "string"}),
     "outcome": ("", {"enum": list(get_args(Outcome))}),
     "label": ("The label that counts; `none`: without one.", {"enum": list(get_args(LabelFilter))}),
     "min_probability": ("", {"type": "number", "minimum": 0, "maximum": 1}),
@@ -330,11 +340,10 @@ def parse_search(values: Mapping[str, str], known_as: Callable[[str], str]) -> S
     def choice[T: str](name: str, choices: tuple[T, ...]) -> T | None:
         return read(name, lambda text: next((c for c in choices if c == text), None), f"must be one of {_or(choices)}")
 
-    when = "must be RFC 3339, from 1970 on, such as 2026-02-06T10:00:00Z"
     test = choice("test", ("true", "false"))
     found = Search(
-        since_ms=read("since", parse_rfc3339, when),
-        until_ms=read("until", parse_rfc3339, when),
+        since_ms=read("since", day_or_time, WHEN),
+        until_ms=read("until", day_or_time, WHEN),
         outcome=choice("outcome", get_args(Outcome)),
         label=choice("label", get_args(LabelFilter)),
         min_probability=read("min_probability", _share, "must be a number from 0 to 1"),
@@ -392,11 +401,9 @@ def parse_days(values: Mapping[str, str], now_ms: int) -> tuple[int, int]:
     moments: dict[str, int] = {}
     problems = []
     for name, text in values.items():
-        # A day alone is its midnight.
-        moment = parse_rfc3339(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)
+        moment = day_or_time(text)
         if moment is None:
-            message = "must be a day such as 2026-02-06, or RFC 3339 such as 2026-02-06T10:00:00Z, from 1970 on"
-            problems.append(FieldError(name, message))
+            problems.append(FieldError(name, WHEN))
         else:
             moments[name] = moment
     if not problems:
