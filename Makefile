@@ -39,11 +39,12 @@ RUN_STAMP := $(VENV)/.installed-run
 ALL_LOCK := tests/requirements.txt
 ALL_STAMP := $(VENV)/.installed-all
 
-.PHONY: help setup run test test-fast lint format chaos bench screenshots train lambda publish smoke destroy lock clean \
+.PHONY: help setup run test test-fast test-browser lint format chaos bench screenshots train lambda publish smoke \
+	destroy lock clean \
 	environment environment-run
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: environment ## make .venv with all that development needs
 	@echo "Ready: $(VENV) ($$($(BIN)/python --version))."
@@ -56,6 +57,9 @@ test: environment ## run the whole test suite (WORKERS=, ARGS=)
 
 test-fast: environment ## run the tests that start no server and read no measuring data
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not server and not data" $(ARGS)
+
+test-browser: environment ## run the console's tests in chromium, one after the other (ARGS=)
+	@BROWSER_TESTS=1 $(BIN)/python -m pytest tests/streamlit_app/test_browser.py $(ARGS)
 
 lint: environment ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .

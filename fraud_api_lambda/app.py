@@ -209,7 +209,11 @@ def create_app(
 
     @app.get("/model", summary="What is served", response_model=None, responses=not_served)
     async def model() -> Response:
-        return _json(to_json({**_describe_model(source), "challenger": _describe_challenger(scorer)}))
+        def described() -> bytes:
+            return to_json({**_describe_model(source), "challenger": _describe_challenger(scorer)})
+
+        # The bundle's files come from disk or S3: read in a thread, beside the requests.
+        return _json(await asyncio.to_thread(described))
 
     @app.get(
         "/model/report",
@@ -221,7 +225,7 @@ def create_app(
     async def report() -> Response:
         if source.served is None:
             raise _nothing_served(source)
-        # From disk or S3, checked against its digest; not in the serving path, so a thread may wait for it.
+        # From disk or S3, checked against its digest.
         page = await asyncio.to_thread(source.served.bundle.read, "report.html")
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
         return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})

@@ -11,11 +11,12 @@ import hashlib
 import hmac
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from pydantic_core import to_json
@@ -68,6 +69,13 @@ _NO_TEST_IDS: Final = FieldError(
 
 #: What is to be told to others of a decision: (kind, key, bytes) for the outbox.
 Notices = Callable[[Decision, bytes], Sequence[tuple[Kind, str, bytes]]]
+
+
+class Stores(NamedTuple):
+    """Profiles and decision log, with one budget for each call."""
+
+    store: FeatureStore
+    decisions: DecisionLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +188,8 @@ class FraudScorer:
     and is judged beside the others. ``metrics`` counts and logs. ``breakers`` are those of the stores, to be told of.
     ``without_model`` is the outcome where neither a model nor a rule has a say; ``budget_ms`` bounds the attempts to
     update profiles; ``clock`` gives ms of UTC. ``first_ms`` is what the first request has after :meth:`begin`, where
-    that is more. ``test_ids`` False refuses test inputs.
+    that is more. ``test_ids`` False refuses test inputs. ``open_patient`` opens the same two stores for those who can
+    wait longer than money does.
     """
 
     def __init__(
@@ -200,6 +209,7 @@ class FraudScorer:
         budget_ms: int = 250,
         first_ms: int = 0,
         test_ids: bool = True,
+        open_patient: Callable[[], Stores] | None = None,
         clock: Callable[[], int] = now_ms,
     ):
         self.source = source
@@ -217,6 +227,9 @@ class FraudScorer:
         self.budget_s = self._usual_s = budget_ms / 1000
         self._first_s = max(first_ms, budget_ms) / 1000
         self._first = False
+        self._open_patient = open_patient
+        self._patient: Stores | None = None
+        self._opening = threading.Lock()
         self.clock = clock
         self._test_ids = test_ids
 
@@ -224,6 +237,19 @@ class FraudScorer:
     def inline(self) -> bool:
         """Whether all of scoring happens inside this process, so that no thread need wait for it."""
         return self.store.inline and self.decisions.inline and (self.outbox is None or self.outbox.inline)
+
+    @property
+    def patient(self) -> Stores:
+        """The two stores for whom only people or a schedule wait; opened when first asked for.
+
+        With connections of their own: what takes long here takes none of scoring's.
+        """
+        if self._open_patient is None:
+            return Stores(self.store, self.decisions)
+        with self._opening:
+            if self._patient is None:
+                self._patient = self._open_patient()
+            return self._patient
 
     def refresh(self) -> None:
         """Look for a newer bundle, challenger and rules now."""
@@ -262,8 +288,8 @@ class FraudScorer:
         self.source.disconnect()
         if self.challenger is not None:
             self.challenger.disconnect()
-        self.store.disconnect()
-        self.decisions.disconnect()
+        for store in (self.store, self.decisions, *(self._patient or ())):
+            store.disconnect()
         if self.outbox is not None:
             self.outbox.disconnect()
 
@@ -600,11 +626,12 @@ class FraudScorer:
         that very label, sent again.
         """
         try:
+            decisions = self.patient.decisions
             if not timed:
-                said = [one for one in self.decisions.labels(label.transaction_id) if one.source == label.source]
+                said = [one for one in decisions.labels(label.transaction_id) if one.source == label.source]
                 if said and said[-1].is_fraud == label.is_fraud:
                     label = replace(label, time_ms=said[-1].time_ms)
-            found = self.decisions.label(label)
+            found = decisions.label(label)
         except StoreUnavailable:
             raise NotRecorded("The label could not be recorded. Send it again later.") from None
         if found is None:

@@ -62,6 +62,8 @@ class Settings:
     #: After so many failures in a row a store is not asked for ``breaker_seconds``; 0: it always is.
     breaker_failures: int = 5
     breaker_seconds: int = 2
+    #: What one call of log or profiles may take that only people or a schedule wait for, in milliseconds.
+    read_deadline_ms: int = 2000
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
     #: What becomes of a decision that neither the log nor the outbox takes: sent to review at least, or refused (503).
@@ -103,7 +105,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             continue  # compose files and templates pass on what was not set as an empty text
         if field == "cors_origins":
             values[field] = tuple(item.strip() for item in text.split(",") if item.strip())
-        elif field in {"deadline_ms", "first_deadline_ms"}:
+        elif field in {"deadline_ms", "first_deadline_ms", "read_deadline_ms"}:
             if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
                 raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
             values[field] = int(text)
