@@ -23,9 +23,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import __version__
+from . import __version__, card_numbers
 from .access import Access, Guard, GuardedRoute, Me, describe_caller, document_access
 from .daily import Daily
+from .decision_log.together import Together
 from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, StoreUnavailable
 from .metrics import Metrics
 from .outbox import Kind, Sink
@@ -58,6 +59,7 @@ MAX_BODY = 64 * 1024
 MAX_BATCH_BODY = 6 * 2**20  # what Lambda takes at most
 #: Requests that may wait for a store over the network at once.
 THREADS = 16
+_CARD = "model_card.md"
 _REPLAYED = {"Idempotent-Replayed": "true"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -96,9 +98,12 @@ def create_app(
     """
     source = scorer.source
     guard = Guard(origins=cors_origins) if guard is None else guard
-    # A store inside the process answers at once, and nothing may come between its read and its swap; one over the
-    # network is waited for in a thread, so that its slowness holds up nobody else.
+    # A store inside the process answers at once; one over the network is waited for in a thread, so that its slowness
+    # holds up nobody else.
     threads = None if scorer.inline else ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
+
+    # What waits for the disk gathers there, and others are judged meanwhile: requests at the same time share an fsync.
+    together = Together(scorer.decisions) if scorer.inline and scorer.decisions.durable else None
 
     async def _call[**P, T](call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if threads is None:
@@ -107,6 +112,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if not scorer.inline:
+            await asyncio.to_thread(scorer.connect)
         watching = asyncio.create_task(_watch(scorer))
         drain = None if scorer.outbox is None else Drain(scorer.outbox, app.state.sinks)
         if drain is not None:
@@ -122,6 +129,8 @@ def create_app(
             scorer.shadow.stop()
         if drain is not None:
             await asyncio.to_thread(drain.stop)
+        if together is not None:
+            together.close()
         if threads is not None:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -132,6 +141,7 @@ def create_app(
         lifespan=lifespan,
         openapi_url="/openapi.json",
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host that was sent
     )
     app.state.scorer = scorer
     app.state.sinks = scorer.sinks if sinks is None else sinks
@@ -175,7 +185,10 @@ def create_app(
     async def predict(request: Request) -> Response:
         explain = _explain(request)
         data = parse_json(await _body(request, MAX_BODY))
-        answer = await _call(scorer.answer, data, explain)
+        if together is None:
+            answer = await _call(scorer.answer, data, explain)
+        else:
+            answer = await scorer.answer_async(data, explain, together.append)
         return _json(answer.body, headers=_REPLAYED if answer.replayed else None)
 
     @app.post(
@@ -192,7 +205,10 @@ def create_app(
         explain = _explain(request)
         items = parse_batch(await _body(request, MAX_BATCH_BODY))
         guard.charge(request.scope, len(items) - 1)
-        answers = await _call(scorer.answer_many, items, explain)
+        if together is None:
+            answers = await _call(scorer.answer_many, items, explain)
+        else:
+            answers = await scorer.answer_many_async(items, explain, together.append)
         parts = []
         for index, answer in enumerate(answers):
             if isinstance(answer, Answer):
@@ -402,6 +418,9 @@ def _describe_model(source: ModelSource) -> dict[str, Any]:
         "lists": served.rules.lists.sizes,
         "metrics": measured.get("test"),
         "curves": measured.get("curves"),
+        "validation_curves": measured.get("validation_curves"),
+        "importance": measured.get("importance"),
+        "model_card": served.bundle.read(_CARD).decode() if _CARD in manifest.files else None,
         "degraded": [*(["model"] if source.trouble else []), *(["rules"] if served.rules.stand_in else [])],
     }
 
@@ -445,7 +464,8 @@ class Boundary:
             await self.app(scope, receive, send)
             return
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        request_id = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+        own = _REQUEST_ID.fullmatch(sent) and not card_numbers.is_in(sent)
+        request_id = sent if own else secrets.token_hex(16)
         scope["request_id"] = request_id
         began = time.perf_counter()
         started = 0  # the status, once the answer has begun

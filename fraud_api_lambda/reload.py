@@ -198,6 +198,11 @@ class ModelSource:
         finally:
             self._busy.release()
 
+    def disconnect(self) -> None:
+        """Let go of the connections that the served bundle has to where it lies."""
+        if self._sealed is not None:
+            self._sealed.bundle.disconnect()
+
     def _refresh_bundle(self) -> None:
         try:
             found = self._look()

@@ -12,7 +12,8 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -37,7 +38,6 @@ from .schemas import (
     Event,
     Pseudonyms,
     Transaction,
-    digest,
     now_ms,
     pack_event,
     parse_transaction,
@@ -51,8 +51,15 @@ from .shadow import Shadow
 log = logging.getLogger("fraud.scoring")
 
 _WITHOUT_BUNDLE = FeatureSet()
+#: Of a request's time: each of the two calls of the feature store, and the one of the decision log or, in its place, of
+#: the outbox.
+FEATURE_STORE_SHARE: Final = 0.3
+DECISION_LOG_SHARE: Final = 0.4
 #: How often a label's profile is written while others come to count; then the outbox goes on.
 _LOOKS: Final = 5
+
+#: Writes one request's records: what ``DecisionLog.append`` answers, or why the log did not take them.
+Append = Callable[[Sequence[Record]], Awaitable[list[Record | None] | StoreUnavailable]]
 
 #: What is to be told to others of a decision: (kind, key, bytes) for the outbox.
 Notices = Callable[[Decision, bytes], Sequence[tuple[Kind, str, bytes]]]
@@ -90,6 +97,9 @@ class _Case:
         return self.answer
 
 
+_Steps = Generator[Sequence[Record], list[Record | None] | StoreUnavailable, list[Answer | RequestError]]
+
+
 @dataclass(frozen=True, slots=True)
 class _New:
     """A case that is new, as far as is known, and what is to judge it."""
@@ -109,6 +119,14 @@ class _Judged:
     features: dict[str, float]
     scored: Scored | None
     decision: Decision
+
+
+def _tried(call: Callable[[], object]) -> StoreUnavailable | None:
+    try:
+        call()
+    except StoreUnavailable as error:
+        return error
+    return None
 
 
 def _scores(new: Sequence[_New], rows: Sequence[Floats]) -> list[Scored | None]:
@@ -151,14 +169,27 @@ def _replayed(body: bytes, stands: bytes, sent: bytes) -> Answer | RequestConfli
     )
 
 
+def _only(answers: Sequence[Answer | RequestError]) -> Answer:
+    [answer] = answers
+    if isinstance(answer, RequestError):
+        raise answer
+    return answer
+
+
+def _given(done: StopIteration) -> list[Answer | RequestError]:
+    answers: list[Answer | RequestError] = done.value
+    return answers
+
+
 class FraudScorer:
     """Scores transactions with whatever ``source`` serves at that moment.
 
     ``store`` remembers the parties' past, ``decisions`` every decision; without them the past is remembered until the
-    process ends, and decisions are not. ``pseudonyms`` is what parties are known by, their ids where it is None.
+    process ends, and decisions are not. ``pseudonyms`` is what parties are known by; None: ids, card numbers excepted.
     ``notices`` says what goes out about a decision. ``challenger`` answers the share of customers that its pointer says
     and is judged beside the others. ``metrics`` counts and logs. ``without_model`` is the outcome where neither a model
-    nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC.
+    nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC. ``first_ms``
+    is what the first request has after :meth:`begin`, where that is more.
     """
 
     def __init__(
@@ -175,20 +206,23 @@ class FraudScorer:
         without_model: Outcome = "review",
         on_log_failure: LogFailure = "review",
         budget_ms: int = 250,
+        first_ms: int = 0,
         clock: Callable[[], int] = now_ms,
     ):
         self.source = source
         self.store = open_feature_store("memory://") if store is None else store
         self.decisions = open_decision_log("none://") if decisions is None else decisions
         self.outbox = outbox
-        self.pseudonyms = pseudonyms
+        self.pseudonyms = Pseudonyms() if pseudonyms is None else pseudonyms
         self.notices = notices
         self.challenger = challenger
         self.shadow = None if challenger is None else Shadow(challenger, without_model=without_model)
         self.metrics = Metrics() if metrics is None else metrics
         self.without_model = without_model
         self.on_log_failure = on_log_failure
-        self.budget_s = budget_ms / 1000
+        self.budget_s = self._usual_s = budget_ms / 1000
+        self._first_s = max(first_ms, budget_ms) / 1000
+        self._first = False
         self.clock = clock
 
     @property
@@ -196,11 +230,54 @@ class FraudScorer:
         """Whether all of scoring happens inside this process, so that no thread need wait for it."""
         return self.store.inline and self.decisions.inline and (self.outbox is None or self.outbox.inline)
 
+    def refresh(self) -> None:
+        """Look for a newer bundle, challenger and rules now."""
+        self.source.refresh()
+        if self.challenger is not None:
+            self.challenger.refresh()
+
     def refresh_if_due(self) -> None:
         """Look for a newer bundle, challenger and rules, once a minute at most."""
         self.source.refresh_if_due()
         if self.challenger is not None:
             self.challenger.refresh_if_due()
+
+    # --- warm and cold -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The process starts, or starts again: the next request has ``first_ms``, those after it ``budget_ms``."""
+        self._first = True
+        self._allow(self._first_s)
+
+    def connect(self) -> None:
+        """Make the connections that a request would have to wait for, side by side. One that is not made in time may
+        be made later, by a request. Never raises.
+        """
+        calls: list[Callable[[], object]] = [part.check for part in (self.store, self.decisions) if not part.inline]
+        if self.outbox is not None and not self.outbox.inline:
+            calls.append(self.outbox.waiting)
+        if calls:
+            with ThreadPoolExecutor(len(calls), thread_name_prefix="connecting") as threads:
+                for found in threads.map(_tried, calls):
+                    if found is not None:
+                        log.warning("not connected", extra={"reason": str(found)})
+
+    def disconnect(self) -> None:
+        """Let go of every connection; requests make others. Nobody may be asking meanwhile."""
+        self.source.disconnect()
+        if self.challenger is not None:
+            self.challenger.disconnect()
+        self.store.disconnect()
+        self.decisions.disconnect()
+        if self.outbox is not None:
+            self.outbox.disconnect()
+
+    def _allow(self, seconds: float) -> None:
+        self.budget_s = seconds
+        self.store.allow(seconds * FEATURE_STORE_SHARE)
+        self.decisions.allow(seconds * DECISION_LOG_SHARE)
+        if self.outbox is not None:
+            self.outbox.allow(seconds * DECISION_LOG_SHARE)
 
     # --- decisions ---------------------------------------------------------------------------------------------------
 
@@ -212,33 +289,78 @@ class FraudScorer:
         ``RequestConflict`` where the id stands for another transaction, ``NotRecorded`` where the decision could be
         written nowhere and is therefore not given.
         """
-        [answer] = self._answer([self._case(parse_transaction(data), data)], explain)
-        if isinstance(answer, RequestError):
-            raise answer
-        return answer
+        return _only(self._answer([self._case(parse_transaction(data), data)], explain))
+
+    async def answer_async(self, data: Any, explain: bool | None, append: Append) -> Answer:
+        """:meth:`answer`, which waits for nothing but ``append`` to write the records; others may come in between."""
+        return _only(await self._answer_async([self._case(parse_transaction(data), data)], explain, append))
 
     def answer_many(self, items: Sequence[Any], explain: bool | None = None) -> list[Answer | RequestError]:
         """Judge many in their order, each with those before it in its past; a problem stands in its place.
 
         Each answer equals, to the bit, what :meth:`answer` would say one by one at the same moment.
         """
-        cases: list[_Case | RequestError] = []
-        for data in items:
-            try:
-                cases.append(self._case(parse_transaction(data), data))
-            except InvalidRequest as problem:
-                cases.append(problem)
+        cases = self._cases(items)
         answers = iter(self._answer([case for case in cases if isinstance(case, _Case)], explain))
+        return [next(answers) if isinstance(case, _Case) else case for case in cases]
+
+    async def answer_many_async(
+        self, items: Sequence[Any], explain: bool | None, append: Append
+    ) -> list[Answer | RequestError]:
+        """:meth:`answer_many`, as :meth:`answer_async`."""
+        cases = self._cases(items)
+        answers = iter(await self._answer_async([case for case in cases if isinstance(case, _Case)], explain, append))
         return [next(answers) if isinstance(case, _Case) else case for case in cases]
 
     def score(self, transaction: Transaction, explain: bool | None = None) -> Decision:
         """:meth:`answer` for a transaction that is parsed already."""
         return self.answer(transaction.model_dump(exclude_none=True), explain).decision
 
+    def _cases(self, items: Sequence[Any]) -> list[_Case | RequestError]:
+        cases: list[_Case | RequestError] = []
+        for data in items:
+            try:
+                cases.append(self._case(parse_transaction(data), data))
+            except InvalidRequest as problem:
+                cases.append(problem)
+        return cases
+
     def _case(self, transaction: Transaction, data: Any) -> _Case:
-        return _Case(transaction, self.pseudonyms.digest(data) if self.pseudonyms else digest(data))
+        return _Case(self.pseudonyms.shield(transaction), self.pseudonyms.digest(data))
 
     def _answer(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
+        try:
+            steps = self._steps(cases, explain)
+            try:
+                steps.send(self._append(next(steps)))
+            except StopIteration as done:
+                return _given(done)
+            raise AssertionError("The records are written once.")
+        finally:
+            self._had_first(cases)
+
+    async def _answer_async(
+        self, cases: Sequence[_Case], explain: bool | None, append: Append
+    ) -> list[Answer | RequestError]:
+        try:
+            steps = self._steps(cases, explain)
+            try:
+                steps.send(await append(next(steps)))
+            except StopIteration as done:
+                return _given(done)
+            raise AssertionError("The records are written once.")
+        finally:
+            self._had_first(cases)
+
+    def _had_first(self, cases: Sequence[_Case]) -> None:
+        if cases and self._first:
+            self._first = False
+            self._allow(self._usual_s)
+
+    def _steps(self, cases: Sequence[_Case], explain: bool | None) -> _Steps:
+        """All of a request but the writing of its records: they are given, once at most, to be appended to the log,
+        and what it answered is to be sent.
+        """
         started = time.perf_counter()
         received = self.clock()
         known = self._answer_known(cases, look=len(cases) > 1)
@@ -251,7 +373,7 @@ class FraudScorer:
         self._remember_again(history, known)
         judged = self._judge(new, explain, history)
         records = [self._record(each, history, received, started) for each in judged]
-        standing = self._append(judged, records)
+        standing = self._stand(judged, records, (yield records)) if records else []
         if any(standing):
             # Somebody has answered some of these before: the profiles may hold them, or nothing of them.
             history = self._history(list(history.versions), received)
@@ -395,18 +517,22 @@ class FraudScorer:
             document=to_json(document).decode(),
         )
 
-    def _append(self, judged: Sequence[_Judged], records: Sequence[Record]) -> list[Record | RequestError | None]:
-        """Write the records and answer the cases: with what was written, or with what stood there before.
+    def _append(self, records: Sequence[Record]) -> list[Record | None] | StoreUnavailable:
+        try:
+            return self.decisions.append(records)
+        except StoreUnavailable as error:
+            return error
+
+    def _stand(
+        self, judged: Sequence[_Judged], records: Sequence[Record], found: list[Record | None] | StoreUnavailable
+    ) -> list[Record | RequestError | None]:
+        """Answer the cases: with what was written, or with what stood there before, which is what the log has told.
 
         For each: None where it is new, else the record that stands, or why there is no answer.
         """
-        if not records:
-            return []
-        try:
-            found = self.decisions.append(records)
-        except StoreUnavailable as error:
+        if isinstance(found, StoreUnavailable):
             self.metrics.add("log_failures", n=len(records))
-            log.error("the decision log did not take decisions", extra={"n": len(records), "reason": str(error)})
+            log.error("the decision log did not take decisions", extra={"n": len(records), "reason": str(found)})
             return [self._spool(each, record) for each, record in zip(judged, records, strict=True)]
         standing: list[Record | RequestError | None] = []
         for each, record, stands in zip(judged, records, found, strict=True):

@@ -165,6 +165,8 @@ class DecisionLog(Protocol):
 
     #: True: answers inside the process, in about a millisecond. False: over the network, call it from a thread.
     inline: bool
+    #: True: an append waits until the records are safe, for a disk or a server. False: nothing is kept.
+    durable: bool
 
     def append(self, records: Sequence[Record]) -> list[Record | None]:
         """Write each record whose id is not there yet, durable on return; one round trip for all.
@@ -208,6 +210,14 @@ class DecisionLog(Protocol):
 
     def check(self) -> None:
         """For ``/ready``: return if the log answers, else raise."""
+        ...
+
+    def allow(self, budget_s: float) -> None:
+        """Every call that a request waits for ends from now on within about ``budget_s``; not more than at opening."""
+        ...
+
+    def disconnect(self) -> None:
+        """Let go of every connection; the next call makes another. Nobody may be calling meanwhile."""
         ...
 
     def close(self) -> None:

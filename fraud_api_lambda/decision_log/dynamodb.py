@@ -77,6 +77,7 @@ class DynamoDBDecisionLog:
     """One table."""
 
     inline = False
+    durable = True
 
     def __init__(self, service: Service, table: str, retention_days: int | None = None) -> None:
         self._service = service
@@ -374,6 +375,12 @@ class DynamoDBDecisionLog:
     def check(self) -> None:
         """The table can be read. That it refuses writes shows when something is written."""
         self.find(["-"])
+
+    def allow(self, budget_s: float) -> None:
+        self._service.allow(budget_s)
+
+    def disconnect(self) -> None:
+        self._service.disconnect()
 
     def close(self) -> None:
         self._service.close()

@@ -17,6 +17,7 @@ class NoDecisionLog:
     """Every append is new, every search empty."""
 
     inline = True
+    durable = False
 
     def append(self, records: Sequence[Record]) -> list[Record | None]:
         return [None] * len(records)
@@ -43,6 +44,12 @@ class NoDecisionLog:
         return 0
 
     def check(self) -> None:
+        pass
+
+    def allow(self, budget_s: float) -> None:
+        pass
+
+    def disconnect(self) -> None:
         pass
 
     def close(self) -> None:

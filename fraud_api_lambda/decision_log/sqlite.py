@@ -49,6 +49,7 @@ class SqliteDecisionLog:
     """The tables of ``sql`` in one file; its folder is made when it is missing."""
 
     inline = True
+    durable = True
 
     def __init__(self, path: Path, budget_s: float = 0.25) -> None:
         self._budget_s = budget_s
@@ -122,6 +123,15 @@ class SqliteDecisionLog:
             # Not BEGIN IMMEDIATE and no more: that succeeds on a file that is read-only, and on a full disk.
             connection.execute("INSERT OR REPLACE INTO probe VALUES (0, ?)", (time.time_ns() // 1_000_000,))
 
+    def allow(self, budget_s: float) -> None:
+        self._budget_s = budget_s
+        for access in (self._writer, self._finder, self._lister):
+            access.allow(budget_s)
+
+    def disconnect(self) -> None:
+        for access in (self._writer, self._finder, self._lister):
+            access.disconnect()
+
     def close(self) -> None:
         for access in (self._writer, self._finder, self._lister):
             access.close()
@@ -149,8 +159,7 @@ class _Access:
 
     def __init__(self, path: Path, budget_s: float, *, writes: bool = False) -> None:
         self._path = path
-        self._budget_s = budget_s
-        self._wait_s = budget_s / 2
+        self.allow(budget_s)
         self._writes = writes
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -201,6 +210,13 @@ class _Access:
             raise StoreUnavailable(f"The decision log (sqlite) {said}.") from None
         finally:
             self._lock.release()
+
+    def allow(self, budget_s: float) -> None:
+        self._budget_s, self._wait_s = budget_s, budget_s / 2
+
+    def disconnect(self) -> None:
+        with self._lock:
+            self._disconnect()
 
     def close(self) -> None:
         with self._lock:

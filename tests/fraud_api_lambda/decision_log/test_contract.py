@@ -579,3 +579,13 @@ def test_a_closed_log_says_so_and_may_be_closed_again(log: DecisionLog) -> None:
 
 def test_only_a_log_inside_the_process_is_inline(log: DecisionLog, kind: str) -> None:
     assert log.inline is (kind == "sqlite")
+
+
+def test_after_disconnecting_it_connects_again_and_has_lost_nothing(log: DecisionLog) -> None:
+    assert log.append([record()]) == [None]
+    log.disconnect()
+    assert log.find(["t-1"]) == {"t-1": Stored(record())}
+    log.disconnect()
+    log.disconnect()
+    log.check()
+    assert log.append([record()]) == [record()]

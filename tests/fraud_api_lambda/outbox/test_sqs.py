@@ -303,3 +303,12 @@ def test_the_sample_event_is_of_todays_form() -> None:
         ("decision", "T-2026-000001"),
         ("label", "T-2026-000001"),
     ]
+
+
+def test_after_disconnecting_it_connects_again(outbox: SqsOutbox) -> None:
+    outbox.put("webhook", "m1", b"one")
+    outbox.disconnect()
+    assert outbox.waiting() == {"all": 1}
+    outbox.disconnect()
+    outbox.put("webhook", "m2", b"two")
+    assert outbox.waiting() == {"all": 2}
