@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from . import __version__, card_numbers
 from .access import Access, Guard, GuardedRoute, Me, describe_caller, document_access
 from .daily import Daily
+from .decision_log.together import Together
 from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, StoreUnavailable
 from .metrics import Metrics
 from .outbox import Kind, Sink
@@ -99,9 +100,12 @@ def create_app(
     """
     source = scorer.source
     guard = Guard(origins=cors_origins) if guard is None else guard
-    # A store inside the process answers at once, and nothing may come between its read and its swap; one over the
-    # network is waited for in a thread, so that its slowness holds up nobody else.
+    # A store inside the process answers at once; one over the network is waited for in a thread, so that its slowness
+    # holds up nobody else.
     threads = None if scorer.inline else ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
+
+    # What waits for the disk gathers there, and others are judged meanwhile: requests at the same time share an fsync.
+    together = Together(scorer.decisions) if scorer.inline and scorer.decisions.durable else None
 
     async def _call[**P, T](call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if threads is None:
@@ -127,6 +131,8 @@ def create_app(
             scorer.shadow.stop()
         if drain is not None:
             await asyncio.to_thread(drain.stop)
+        if together is not None:
+            together.close()
         if threads is not None:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -181,7 +187,10 @@ def create_app(
     async def predict(request: Request) -> Response:
         explain = _explain(request)
         data = parse_json(await _body(request, MAX_BODY))
-        answer = await _call(scorer.answer, data, explain)
+        if together is None:
+            answer = await _call(scorer.answer, data, explain)
+        else:
+            answer = await scorer.answer_async(data, explain, together.append)
         return _json(answer.body, headers=_REPLAYED if answer.replayed else None)
 
     @app.post(
@@ -198,7 +207,10 @@ def create_app(
         explain = _explain(request)
         items = parse_batch(await _body(request, MAX_BATCH_BODY))
         guard.charge(request.scope, len(items) - 1)
-        answers = await _call(scorer.answer_many, items, explain)
+        if together is None:
+            answers = await _call(scorer.answer_many, items, explain)
+        else:
+            answers = await scorer.answer_many_async(items, explain, together.append)
         parts = []
         for index, answer in enumerate(answers):
             if isinstance(answer, Answer):

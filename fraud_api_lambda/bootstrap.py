@@ -197,7 +197,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update((key, value) for key, value in record.__dict__.items() if key not in _STANDARD)
+        line |= {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
         if record.exc_info and record.exc_info[0]:
             # Where it happened, not what it said: an exception's text may repeat what was sent.
             traceback = record.exc_info[2]

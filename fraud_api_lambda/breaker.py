@@ -125,7 +125,7 @@ class GuardedDecisionLog:
     """A decision log of which what requests wait for goes through breakers."""
 
     def __init__(self, decisions: DecisionLog, breaker: Callable[[str], Breaker]) -> None:
-        self.inline = decisions.inline
+        self.inline, self.durable = decisions.inline, decisions.durable
         self._log = decisions
         self._append, self._find = breaker(APPEND), breaker(FIND)
 

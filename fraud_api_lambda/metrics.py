@@ -293,11 +293,12 @@ def emit_emf(metrics: Metrics, gauges: Gauges | None = None, *, waited_for: bool
         values = _emf_values(metrics, gauges or {}, waited_for)
         if not values:
             return
+        service = os.environ.get("POWERTOOLS_SERVICE_NAME") or SERVICE
         told = [{"Name": name, "Unit": EMF_UNITS[name]} for name in values]
         directive = {"Namespace": NAMESPACE, "Dimensions": [["service"]], "Metrics": told}
         about = {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]}
-        service = os.environ.get("POWERTOOLS_SERVICE_NAME") or SERVICE
-        print(json.dumps({"_aws": about, "service": service, **values}, separators=(",", ":")))
+        numbers = {name: [float(number) for number in each] for name, each in values.items()}
+        print(json.dumps({"_aws": about, "service": service, **numbers}, separators=(",", ":")))
     except Exception:
         requests_log.exception("metrics not sent")
 

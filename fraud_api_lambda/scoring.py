@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -66,6 +66,8 @@ _TOLD_AGAIN_MS: Final = 86_400_000
 _NO_TEST_IDS: Final = FieldError(
     "transaction_id", f"must not begin with test-{', test-'.join(TEST_INPUTS)}: test inputs are switched off here"
 )
+#: Writes one request's records: what ``DecisionLog.append`` answers, or why the log did not take them.
+Append = Callable[[Sequence[Record]], Awaitable[list[Record | None] | StoreUnavailable]]
 
 #: What is to be told to others of a decision: (kind, key, bytes) for the outbox.
 Notices = Callable[[Decision, bytes], Sequence[tuple[Kind, str, bytes]]]
@@ -108,6 +110,9 @@ class _Case:
             )
         assert self.answer is not None
         return self.answer
+
+
+_Steps = Generator[Sequence[Record], list[Record | None] | StoreUnavailable, list[Answer | RequestError]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,18 @@ def _replayed(body: bytes, stands: bytes, sent: bytes) -> Answer | RequestConfli
     return RequestConflict(
         "This transaction_id was sent before with another body. Each transaction has an id of its own."
     )
+
+
+def _only(answers: Sequence[Answer | RequestError]) -> Answer:
+    [answer] = answers
+    if isinstance(answer, RequestError):
+        raise answer
+    return answer
+
+
+def _given(done: StopIteration) -> list[Answer | RequestError]:
+    answers: list[Answer | RequestError] = done.value
+    return answers
 
 
 class FraudScorer:
@@ -310,41 +327,78 @@ class FraudScorer:
         ``RequestConflict`` where the id stands for another transaction, ``NotRecorded`` where the decision could be
         written nowhere and is therefore not given.
         """
-        [answer] = self._answer([self._case(parse_transaction(data), data)], explain)
-        if isinstance(answer, RequestError):
-            raise answer
-        return answer
+        return _only(self._answer([self._case(parse_transaction(data), data)], explain))
+
+    async def answer_async(self, data: Any, explain: bool | None, append: Append) -> Answer:
+        """:meth:`answer`, which waits for nothing but ``append`` to write the records; others may come in between."""
+        return _only(await self._answer_async([self._case(parse_transaction(data), data)], explain, append))
 
     def answer_many(self, items: Sequence[Any], explain: bool | None = None) -> list[Answer | RequestError]:
         """Judge many in their order, each with those before it in its past; a problem stands in its place.
 
         Each answer equals, to the bit, what :meth:`answer` would say one by one at the same moment.
         """
-        cases: list[_Case | RequestError] = []
-        for data in items:
-            try:
-                cases.append(self._case(parse_transaction(data), data))
-            except InvalidRequest as problem:
-                cases.append(problem)
+        cases = self._cases(items)
         answers = iter(self._answer([case for case in cases if isinstance(case, _Case)], explain))
+        return [next(answers) if isinstance(case, _Case) else case for case in cases]
+
+    async def answer_many_async(
+        self, items: Sequence[Any], explain: bool | None, append: Append
+    ) -> list[Answer | RequestError]:
+        """:meth:`answer_many`, as :meth:`answer_async`."""
+        cases = self._cases(items)
+        answers = iter(await self._answer_async([case for case in cases if isinstance(case, _Case)], explain, append))
         return [next(answers) if isinstance(case, _Case) else case for case in cases]
 
     def score(self, transaction: Transaction, explain: bool | None = None) -> Decision:
         """:meth:`answer` for a transaction that is parsed already."""
         return self.answer(transaction.model_dump(exclude_none=True), explain).decision
 
+    def _cases(self, items: Sequence[Any]) -> list[_Case | RequestError]:
+        cases: list[_Case | RequestError] = []
+        for data in items:
+            try:
+                cases.append(self._case(parse_transaction(data), data))
+            except InvalidRequest as problem:
+                cases.append(problem)
+        return cases
+
     def _case(self, transaction: Transaction, data: Any) -> _Case:
         return _Case(self.pseudonyms.shield(transaction), self.pseudonyms.digest(data))
 
     def _answer(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
         try:
-            return self._answer_now(cases, explain)
+            steps = self._steps(cases, explain)
+            try:
+                steps.send(self._append(next(steps)))
+            except StopIteration as done:
+                return _given(done)
+            raise AssertionError("The records are written once.")
         finally:
-            if cases and self._first:
-                self._first = False
-                self._allow(self._usual_s)
+            self._had_first(cases)
 
-    def _answer_now(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
+    async def _answer_async(
+        self, cases: Sequence[_Case], explain: bool | None, append: Append
+    ) -> list[Answer | RequestError]:
+        try:
+            steps = self._steps(cases, explain)
+            try:
+                steps.send(await append(next(steps)))
+            except StopIteration as done:
+                return _given(done)
+            raise AssertionError("The records are written once.")
+        finally:
+            self._had_first(cases)
+
+    def _had_first(self, cases: Sequence[_Case]) -> None:
+        if cases and self._first:
+            self._first = False
+            self._allow(self._usual_s)
+
+    def _steps(self, cases: Sequence[_Case], explain: bool | None) -> _Steps:
+        """All of a request but the writing of its records: they are given, once at most, to be appended to the log,
+        and what it answered is to be sent.
+        """
         started = time.perf_counter()
         received = self.clock()
         known = self._answer_known(cases, look=len(cases) > 1)
@@ -357,7 +411,7 @@ class FraudScorer:
         self._remember_again(history, known)
         judged = self._judge(new, explain, history)
         records = [self._record(each, history, received, started) for each in judged]
-        standing = self._append(judged, records)
+        standing = self._stand(judged, records, (yield records)) if records else []
         if any(standing):
             # Somebody has answered some of these before: the profiles may hold them, or nothing of them.
             history = self._history(list(history.versions), received)
@@ -505,18 +559,22 @@ class FraudScorer:
             document=to_json(document).decode(),
         )
 
-    def _append(self, judged: Sequence[_Judged], records: Sequence[Record]) -> list[Record | RequestError | None]:
-        """Write the records and answer the cases: with what was written, or with what stood there before.
+    def _append(self, records: Sequence[Record]) -> list[Record | None] | StoreUnavailable:
+        try:
+            return self.decisions.append(records)
+        except StoreUnavailable as error:
+            return error
+
+    def _stand(
+        self, judged: Sequence[_Judged], records: Sequence[Record], found: list[Record | None] | StoreUnavailable
+    ) -> list[Record | RequestError | None]:
+        """Answer the cases: with what was written, or with what stood there before, which is what the log has told.
 
         For each: None where it is new, else the record that stands, or why there is no answer.
         """
-        if not records:
-            return []
-        try:
-            found = self.decisions.append(records)
-        except StoreUnavailable as error:
+        if isinstance(found, StoreUnavailable):
             self.metrics.add("log_failures", n=len(records))
-            log.error("the decision log did not take decisions", extra={"n": len(records), "reason": str(error)})
+            log.error("the decision log did not take decisions", extra={"n": len(records), "reason": str(found)})
             return [self._spool(each, record) for each, record in zip(judged, records, strict=True)]
         standing: list[Record | RequestError | None] = []
         for each, record, stands in zip(judged, records, found, strict=True):
