@@ -24,7 +24,7 @@ from tests.streamlit_app.servers import Answer, Recorded, SmallServer
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "streamlit_app" / "app.py"
 
-#: A browser is heavy, and has a step of its own: make test-browser
+#: A browser is heavy, and has a target of its own: make test-browser
 collect_ignore = [] if os.environ.get("BROWSER_TESTS") else ["test_browser.py"]
 
 
