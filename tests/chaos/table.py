@@ -24,13 +24,13 @@ class Row:
     recovered_s: float
 
 
-def text(rows: list[Row]) -> str:
+def text(rows: list[Row], of: int, seconds: float) -> str:
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
     load = os.getloadavg()[0]
     head = (
-        f"Run of {when} UTC, {len(rows)} faults, {os.cpu_count()} cores, load average {load:.1f} at its end. Latencies "
-        "are those while the fault lasted, counted from when a request was due; lost and doubled records: none, or the "
-        "run fails."
+        f"Run of {when} UTC: {len(rows)} of {of} faults of {seconds:.0f} s kept their promise (the others are not listed), "
+        f"{os.cpu_count()} cores, load average {load:.1f} at its end. Latencies are those while the fault lasted, counted "
+        "from when a request was due; lost and doubled records: none, or the row is missing."
     )
     lines = [
         head,
@@ -47,7 +47,7 @@ def text(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(rows: list[Row]) -> None:
+def write(rows: list[Row], of: int, seconds: float) -> None:
     page = PAGE.read_text()
-    block = f"{BEGIN}\n{text(rows)}\n{END}"
+    block = f"{BEGIN}\n{text(rows, of, seconds)}\n{END}"
     PAGE.write_text(re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, page, flags=re.S))
