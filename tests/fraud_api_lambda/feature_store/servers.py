@@ -117,16 +117,16 @@ moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 def one_at_a_time(environ, start_response):
     with lock:
         return list(moto(environ, start_response))
-run_simple("127.0.0.1", int(sys.argv[1]), one_at_a_time, threaded=True, request_handler=MotoRequestHandler)
+run_simple(sys.argv[1], int(sys.argv[2]), one_at_a_time, threaded=True, request_handler=MotoRequestHandler)
 """
 
 
 @contextmanager
-def moto_server(folder: Path) -> Iterator[str]:
-    """The stand-in for AWS, in a process of its own; gives its address."""
-    port = free_port()
+def moto_server(folder: Path, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
+    """The stand-in for AWS, in a process of its own, on an address of this machine; gives its URL."""
+    port = port or free_port()
     log_file = folder / "log"
-    command = [sys.executable, "-c", _MOTO, str(port)]
+    command = [sys.executable, "-c", _MOTO, host, str(port)]
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
@@ -134,10 +134,10 @@ def moto_server(folder: Path) -> Iterator[str]:
         while True:
             assert process.poll() is None, log_file.read_text()
             assert time.monotonic() < deadline, "moto does not listen"
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            with suppress(OSError), socket.create_connection((host, port), timeout=1):
                 break
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://{host}:{port}"
     finally:
         process.kill()
         process.wait()
