@@ -773,7 +773,7 @@ def test_the_package_its_lock_the_licence_and_a_bundle_are_all_that_is_copied(do
     assert copies == [
         "COPY fraud_api_lambda/requirements.txt /build/requirements.txt",
         "COPY fraud_api_lambda /build/service/fraud_api_lambda",
-        "COPY LICENSE build/image*/ /build/service/",
+        "COPY LICENSE build/image* /build/service/",
     ]
 
 

@@ -126,6 +126,10 @@ def root_files() -> Path:
         shutil.copy2(emulator, root / "usr/local/bin/aws-lambda-rie")
         (root / "usr/local/bin/aws-lambda-rie").chmod(0o755)
         (root / "var/task").mkdir()
+        # AWS's image has certificates, and the S3 client does not start without any. These are pip's own.
+        certificates = root / "etc/ssl/certs/ca-certificates.crt"
+        certificates.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(distribution("pip").locate_file("pip/_vendor/certifi/cacert.pem"), certificates)
         _pack(root, files)
     return files
 
