@@ -1,118 +1,68 @@
 """One warm request through Mangum, in process: ours against the null endpoint and the predecessors' design.
 
-Rounds of all candidates are interleaved, so that a noisy neighbour hits all alike; printed are medians and the middle
-half of the rounds. Uses ``models/current`` where ``make run`` has left one, else trains a small bundle.
+The handler is the one that Lambda calls, with all that it does: a line for the request, one for the decision, the
+metrics as a line. Profiles are in memory and the log is ``none://``. Median of each round's calls; see ``take_turns``.
 """
 
-import json
+import importlib
 import os
-import statistics
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from . import keep
+from . import keep, log_lines_aside, ratios, show, spread, take_turns
+from .serving import HOT, MODULES, Prepared, bodies, events, prepared
 
-ROUNDS = 30
-CALLS = 20
-
-BODY = {
-    "amount": 4500.0,
-    "type": "TRANSFER",
-    "timestamp": "2026-02-06T02:30:00Z",
-    "customer_id": "C100004",
-    "counterparty_id": "C553264065",
-    "oldbalanceOrg": 4500.0,
-    "oldbalanceDest": 0.0,
-}
+ROUNDS = 40
+CALLS = 25
+#: Sent before anything is timed, so that the stream's customers have a past.
+BEFORE = 2_000
 
 
-def event(path: str) -> dict[str, Any]:
-    """An API Gateway v2 event for POST ``path``."""
-    path, _, query = path.partition("?")
+def candidates(folder: Prepared) -> dict[str, Callable[[int], Any]]:
+    os.environ.update(folder.env())
+    handlers = {name: importlib.import_module(module).handler for name, module in MODULES.items()}
+    stream = bodies(BEFORE + ROUNDS * CALLS)
+    for one in events(stream[:BEFORE]):
+        handlers["ours"](one, None)
+    stream = stream[BEFORE:]
+
+    def calls(name: str, sent: list[dict[str, Any]], path: str) -> Callable[[int], Any]:
+        handler, made = handlers[name], events(sent, path)
+        return lambda number: handler(made[number % len(made)], None)
+
     return {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "rawQueryString": query,
-        "headers": {"content-type": "application/json", "host": "localhost"},
-        "requestContext": {
-            "http": {"method": "POST", "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"},
-            "stage": "$default",
-        },
-        "body": json.dumps(BODY),
-        "isBase64Encoded": False,
+        "null endpoint": calls("null", stream, "/predict"),
+        "ours": calls("ours", stream, "/predict"),
+        "ours, exact reasons": calls("ours", stream, "/predict?explain=true"),
+        "ours, a hot account, no reasons": calls("ours", [HOT], "/predict?explain=false"),
+        "predecessors' design": calls("predecessors", stream, "/predict"),
     }
 
 
-def bundle(folder: Path) -> Path:
-    """A folder with ``models/current`` and its public key."""
-    if Path("models/current").is_file() and Path("keys/development.pub").is_file():
-        return Path()
-    from training.train import ensure_default_bundle
-
-    ensure_default_bundle(folder, rows=40_000)
-    return folder
-
-
-def candidates(folder: Path) -> dict[str, Callable[[], Any]]:
-    from mangum import Mangum
-
-    from fraud_api_lambda.bootstrap import build
-    from fraud_api_lambda.handler import lambda_handler
-    from fraud_api_lambda.settings import Settings
-
-    from .references import null_app, predecessor_app, train_predecessor
-
-    root = bundle(folder)
-    app = build(
-        Settings(
-            model_url=f"file://{root}/models/current",
-            model_public_keys=f"file://{root}/keys/development.pub",
-            feature_store_url="memory://",
-            decision_log_url="none://",
-            log_level="ERROR",
-        )
-    )
-    ours = lambda_handler(app)
-    train_predecessor(folder / "pipeline.joblib")
-    null = Mangum(null_app(), lifespan="off")
-    theirs = Mangum(predecessor_app(folder / "pipeline.joblib"), lifespan="off")
-    plain, silent, reasons = event("/predict"), event("/predict?explain=false"), event("/predict?explain=true")
-    return {
-        "null endpoint": lambda: null(plain, None),
-        "ours, no reasons": lambda: ours(silent, None),
-        "ours, exact reasons": lambda: ours(reasons, None),
-        "predecessors' design": lambda: theirs(plain, None),
+def measure(folder: Prepared) -> None:
+    with log_lines_aside():
+        calls = candidates(folder)
+        for name, call in calls.items():
+            answer = call(0)
+            assert answer["statusCode"] == 200, f"{name}: {answer}"
+        take_turns(calls, rounds=2, each=20)
+        taken = take_turns(calls, rounds=ROUNDS, each=CALLS)
+    times = {name: spread(each) for name, each in taken.items()}
+    null, ours = taken["null endpoint"], taken["ours"]
+    found = {
+        "predecessors / ours": ratios(taken["predecessors' design"], ours),
+        "ours / null": ratios(ours, null),
+        "with exact reasons / null": ratios(taken["ours, exact reasons"], null),
+        "a hot account / null": ratios(taken["ours, a hot account, no reasons"], null),
     }
+    show("a warm request", times, "us", 1e6)
+    show("", found, "x")
+    keep("request", {"seconds": times, "ratios": found})
 
 
 def main() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with tempfile.TemporaryDirectory() as folder:
-        calls = candidates(Path(folder))
-        for name, call in calls.items():
-            answer = call()
-            assert answer["statusCode"] == 200, f"{name}: {answer}"
-        taken: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(ROUNDS):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                for _ in range(CALLS):
-                    call()
-                taken[name].append((time.perf_counter() - start) / CALLS)
-    null = statistics.median(taken["null endpoint"])
-    results = {}
-    print(f"{'':22}{'median':>10}{'middle half':>20}{'/ null':>9}")
-    for name, times in taken.items():
-        low, median, high = statistics.quantiles(times, n=4)
-        results[name] = {"median_us": median * 1e6, "low_us": low * 1e6, "high_us": high * 1e6, "ratio": median / null}
-        print(f"{name:22}{median * 1e6:7.0f} us{low * 1e6:10.0f} - {high * 1e6:4.0f} us{median / null:9.2f}")
-    ratio = results["predecessors' design"]["median_us"] / results["ours, no reasons"]["median_us"]
-    print(f"predecessors / ours: {ratio:.1f}")
-    keep("request", {**results, "predecessors / ours": ratio})
+    with prepared() as folder:
+        measure(folder)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ A guided tour, in reading order:
 11. ``backtest``, ``drift``, ``daily``  another policy on recorded decisions; what has changed; what is done every day.
 12. ``model``, ``rules``, ``bundle``  forests as flat arrays; rules as data (CEL); what is sealed, signed and opened.
 13. ``features``, ``profiles``  what the model sees: the same functions run here and in training's replay.
-14. ``schemas``   Transaction and Decision, and the boundary: minor units, UTC, pseudonyms.
+14. ``schemas``, ``card_numbers``  Transaction and Decision, and the boundary: minor units, UTC, pseudonyms.
 15. ``metrics``, ``settings``, ``errors``  what is counted; the environment read once; the error tree.
 
 Importing this package does no I/O; only ``handler`` reads the environment and opens the bundle.

@@ -23,7 +23,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import __version__
+from . import __version__, card_numbers
 from .access import Access, Guard, GuardedRoute, Me, describe_caller, document_access
 from .daily import Daily
 from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, StoreUnavailable
@@ -58,6 +58,7 @@ MAX_BODY = 64 * 1024
 MAX_BATCH_BODY = 6 * 2**20  # what Lambda takes at most
 #: Requests that may wait for a store over the network at once.
 THREADS = 16
+_CARD = "model_card.md"
 _REPLAYED = {"Idempotent-Replayed": "true"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -107,6 +108,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if not scorer.inline:
+            await asyncio.to_thread(scorer.connect)
         watching = asyncio.create_task(_watch(scorer))
         drain = None if scorer.outbox is None else Drain(scorer.outbox, app.state.sinks)
         if drain is not None:
@@ -132,6 +135,7 @@ def create_app(
         lifespan=lifespan,
         openapi_url="/openapi.json",
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host that was sent
     )
     app.state.scorer = scorer
     app.state.sinks = scorer.sinks if sinks is None else sinks
@@ -402,6 +406,9 @@ def _describe_model(source: ModelSource) -> dict[str, Any]:
         "lists": served.rules.lists.sizes,
         "metrics": measured.get("test"),
         "curves": measured.get("curves"),
+        "validation_curves": measured.get("validation_curves"),
+        "importance": measured.get("importance"),
+        "model_card": served.bundle.read(_CARD).decode() if _CARD in manifest.files else None,
         "degraded": [*(["model"] if source.trouble else []), *(["rules"] if served.rules.stand_in else [])],
     }
 
@@ -445,7 +452,8 @@ class Boundary:
             await self.app(scope, receive, send)
             return
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        request_id = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+        own = _REQUEST_ID.fullmatch(sent) and not card_numbers.is_in(sent)
+        request_id = sent if own else secrets.token_hex(16)
         scope["request_id"] = request_id
         began = time.perf_counter()
         started = 0  # the status, once the answer has begun

@@ -48,7 +48,8 @@ def open_service(
     region = options.pop("region", None) or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not parts.netloc or "@" in parts.netloc or parts.path.strip("/") or parts.fragment or options:
         raise SettingsError(form)
-    # One attempt, and the budget for each wait: the defaults are four attempts of 60 seconds and more.
+    # One attempt, and the budget for each wait: the defaults are four attempts of 60 seconds and more. A caller that is
+    # allowed less later on waits less (`within`); the thread that it left is free again after this.
     config = Config(
         connect_timeout=budget_s,
         read_timeout=budget_s,
@@ -73,6 +74,14 @@ class Service:
         self.budget_s = budget_s
         self._what = what
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=what.partition(" (")[0].replace(" ", "-"))
+
+    def allow(self, budget_s: float) -> None:
+        """Every call from now on ends within about ``budget_s``."""
+        self.budget_s = budget_s
+
+    def disconnect(self) -> None:
+        """Close the connections; the next call makes others."""
+        self.client.close()  # of the connections it has: botocore's client makes others when it is used again
 
     def until(self) -> float:
         """When a call that begins now has to be back, on the monotonic clock."""

@@ -2,12 +2,15 @@
 
 import json
 import logging
+import random
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fastapi import FastAPI
+from pydantic_core import to_json
 
 from .access import open_guard
 from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
@@ -16,20 +19,16 @@ from .bundle import parse_public_keys
 from .decision_log import open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
 from .feature_store import open_feature_store
+from .metrics import Metrics
 from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
 from .schemas import Decision, now_ms, pseudonyms_of
-from .scoring import FraudScorer
+from .scoring import DECISION_LOG_SHARE, FEATURE_STORE_SHARE, FraudScorer
 from .secret_setting import read_secret
 from .settings import Settings
 from .stream import KafkaSink
 
 log = logging.getLogger("fraud.bootstrap")
-
-#: Of a request's deadline: each of the two calls of the feature store, and the one of the decision log or, in its
-#: place, of the outbox.
-FEATURE_STORE_SHARE = 0.3
-DECISION_LOG_SHARE = 0.4
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -42,7 +41,7 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
     configure_logging(settings.log_level)
     if on_aws and settings.decision_log_url.startswith("none:"):
         raise SettingsError("FRAUD_DECISION_LOG_URL is none://: decisions would be lost. Use dynamodb://table.")
-    pseudonyms = pseudonyms_of(settings.pseudonym_key)
+    pseudonyms = pseudonyms_of(settings.pseudonym_key, refuse_cards=settings.refuse_pan)
 
     def look(url: str, baked_url: str | None = None) -> ModelSource:
         def keys() -> Mapping[str, bytes]:
@@ -64,24 +63,24 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
             told.append(("stream", decision.transaction_id, answer))
         return told
 
-    deadline_ms = settings.deadline_ms
+    first_ms = max(settings.first_deadline_ms, settings.deadline_ms)
+    log_ms = int(first_ms * DECISION_LOG_SHARE)
     scorer = FraudScorer(
         source,
-        open_feature_store(settings.feature_store_url, budget_ms=int(deadline_ms * FEATURE_STORE_SHARE)),
-        open_decision_log(
-            settings.decision_log_url,
-            budget_ms=int(deadline_ms * DECISION_LOG_SHARE),
-            retention_days=settings.retention_days,
-        ),
-        open_outbox(settings.outbox_url, budget_ms=int(deadline_ms * DECISION_LOG_SHARE)),
+        open_feature_store(settings.feature_store_url, budget_ms=int(first_ms * FEATURE_STORE_SHARE)),
+        open_decision_log(settings.decision_log_url, budget_ms=log_ms, retention_days=settings.retention_days),
+        open_outbox(settings.outbox_url, budget_ms=log_ms),
         pseudonyms=pseudonyms,
         notices=notices,
         challenger=challenger,
+        metrics=Metrics(few=settings.cloudwatch_metrics == "few"),
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
-        budget_ms=deadline_ms,
+        budget_ms=settings.deadline_ms,
+        first_ms=first_ms,
         clock=clock,
     )
+    scorer.begin()
     sinks: dict[Kind, Sink] = {
         **scorer.sinks,
         "webhook": WebhookSink(receivers, patience_s=WHOLE_S if on_aws else PATIENCE_S),
@@ -103,6 +102,38 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         retention_days=settings.retention_days,
         scraped=not on_aws,
     )
+
+
+def connect_at_start(app: FastAPI) -> None:
+    """Connect before the first request comes, and again in each process that SnapStart makes of this one."""
+    from snapshot_restore_py import register_after_restore, register_before_snapshot
+
+    scorer: FraudScorer = app.state.scorer
+    scorer.connect()
+    # Called by the runtime where SnapStart is on, by nobody elsewhere.
+    register_before_snapshot(suspend, app)
+    register_after_restore(restore, app)
+
+
+def suspend(app: FastAPI) -> None:
+    """Before SnapStart takes its picture of the process: no connection is to be in it."""
+    app.state.scorer.disconnect()
+
+
+def restore(app: FastAPI) -> None:
+    """After SnapStart has made a process of the picture, one of many: what they must not have in common is made anew.
+
+    Random numbers (those of ``secrets`` and TLS are the kernel's and OpenSSL's, and are no part of this), connections,
+    and what has been published since. The next request is a first one again. Never raises.
+    """
+    scorer: FraudScorer = app.state.scorer
+    random.seed()
+    scorer.begin()
+    # Both wait for the network: side by side, since a restore has ten seconds.
+    with ThreadPoolExecutor(1) as beside:
+        connecting = beside.submit(scorer.connect)
+        scorer.refresh()
+        connecting.result()
 
 
 def _secret(setting: str | None, name: str) -> str:
@@ -149,13 +180,20 @@ class JsonLines(logging.Formatter):
             line["error"] = record.exc_info[0].__name__
             if traceback:
                 line["at"] = f"{Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}"
-        return json.dumps(line, default=str)
+        try:
+            return to_json(line, fallback=str).decode()
+        except ValueError:  # half of a character, which UTF-8 cannot say
+            return json.dumps(line, default=str)
 
 
 def configure_logging(level: str) -> None:
     """JSON lines on standard output for the ``fraud`` loggers, once."""
+    # No line tells them, and to look them up for each takes as long as to write it.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logger = logging.getLogger("fraud")
     logger.setLevel(level)
+    # Uvicorn's line for each request repeats its path and query, which name parties. Ours (fraud.requests) does not.
+    logging.getLogger("uvicorn.access").disabled = True
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(JsonLines())

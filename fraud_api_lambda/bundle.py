@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol
 
@@ -267,6 +268,9 @@ class Store(Protocol):
     def swap(self, name: str, data: bytes, expected: str | None) -> None:
         """Write only over the version ``expected`` (None: only where there is none), else ``PublishConflict``."""
 
+    def disconnect(self) -> None:
+        """Let go of connections; the next call makes others."""
+
 
 class FileStore:
     def __init__(self, root: Path):
@@ -328,10 +332,13 @@ class FileStore:
         finally:
             lock.unlink(missing_ok=True)
 
+    def disconnect(self) -> None:
+        pass
+
 
 class ObjectStore:
     """A prefix in S3, through a client that is light enough for a cold start. Endpoint, region and credentials come
-    from the usual AWS_* environment.
+    from the usual AWS_* environment; those of a SnapStart function, which this client does not know, from boto3.
     """
 
     def __init__(self, bucket: str, prefix: str):
@@ -352,6 +359,7 @@ class ObjectStore:
                 client_options={"connect_timeout": "1s", "timeout": "5s", "allow_http": plain},
                 # An error is tried again, silence is not: a cold start has ten seconds for everything.
                 retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=4)},
+                **_credentials(),
             )
         return self._client
 
@@ -403,6 +411,32 @@ class ObjectStore:
 
         mode: Any = "create" if expected is None else {"e_tag": expected}
         self._call(name, "writing", lambda: obstore.put(self._s3, name, data, mode=mode))
+
+    def disconnect(self) -> None:
+        self._client = None
+
+
+def _credentials() -> dict[str, Any]:
+    """Where SnapStart is on, Lambda gives no keys but an address to fetch them from, with a token in the environment.
+
+    The client knows such an address only with the token in a file, as EKS gives it.
+    """
+    token = os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN")
+    if token is None or "AWS_ACCESS_KEY_ID" in os.environ:
+        return {}
+    return {"credential_provider": _fetched(token)}
+
+
+@lru_cache(1)
+def _fetched(token: str) -> Any:
+    """One for all looks at the bucket: it fetches new keys when those that it has are about to expire."""
+    from botocore.exceptions import BotoCoreError
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        return Boto3CredentialProvider()
+    except (BotoCoreError, ValueError) as error:
+        raise BundleUnreachable(f"The function's credentials cannot be fetched ({type(error).__name__}).") from None
 
 
 def open_store(url: str, what: str = "model") -> Store:
@@ -514,6 +548,10 @@ class Bundle:
     def forget(self) -> None:
         """Drop what :meth:`prefetch` keeps; a later read goes to the store again."""
         self._cache.clear()
+
+    def disconnect(self) -> None:
+        """Let go of connections; a later read makes others."""
+        self._store.disconnect()
 
     def verify(self) -> None:
         """Read and check every file."""

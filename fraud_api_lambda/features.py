@@ -336,6 +336,11 @@ def fill(values: Floats, population: Floats) -> Floats:
     if not missing.any():
         return values
     filled = np.where(missing, population, values)
+    if filled.ndim == 1:  # a request's: the same arithmetic without numpy's ado for many rows
+        for column, ratio in _RATIOS:
+            if missing.item(column):
+                filled[column] = ratio(filled)
+        return filled
     for column, ratio in _RATIOS:
         gaps = missing[..., column]
         if gaps.any():
@@ -403,7 +408,8 @@ class Past:
         self.received = received
         self.key = profiles.id64(event.transaction_id)
         self.states = states
-        for party in self.parties(event):
+        self.known = self.parties(event)
+        for party in self.known:
             s = states.get(party)
             if s is None or (
                 s[profiles.FIRST_SEEN] >= 0 and received - s[profiles.LAST_RECEIVED] > profiles.EXPIRES_MS

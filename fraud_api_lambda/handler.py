@@ -1,11 +1,14 @@
 """The entries: ``handler`` for Lambda behind API Gateway, ``app`` for uvicorn. The very same app, built once at import.
 
-``queue`` takes what Lambda hands over from SQS, ``schedule`` the daily events, ``work`` both. This module only maps,
-and it is the only one that does I/O at import: it reads the environment and opens the bundle.
+``queue`` takes what Lambda hands over from SQS, ``schedule`` the daily events, ``work`` both; ``pretraffic`` is the
+hook of a deployment. This module only maps, and it is the only one that does I/O at import: it reads the environment
+and opens the bundle.
 """
 
 import logging
 import os
+import secrets
+import time
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,13 +17,14 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .app import MAX_BODY
-from .bootstrap import build
-from .errors import RequestError, RequestTooLarge
-from .metrics import emit_emf, prepare_emf
-from .routes_records import gauges
+from .bootstrap import build, configure_logging, connect_at_start
+from .errors import InvalidRequest, RequestError, RequestTooLarge
+from .metrics import emit_emf
+from .routes_records import served_gauges
 from .schemas import parse_json
 from .scoring import FraudScorer
 from .settings import read_settings
+from .web import refusal
 
 log = logging.getLogger("fraud.handler")
 
@@ -54,11 +58,29 @@ def lambda_handler(app: FastAPI) -> Any:
             raise ValueError("Not an HTTP event of API Gateway, and this entry serves nothing else.")
         # Here and not in a thread: Lambda freezes the process between requests, and a frozen download never ends.
         scorer.refresh_if_due()
-        answer: dict[str, Any] = serve(event, context)
-        emit_emf(scorer.metrics, gauges(scorer))
+        began = time.perf_counter()
+        try:
+            answer: dict[str, Any] = serve(event, context)
+        except Exception as error:  # the app's own are answered by the app: this is an event that cannot be read
+            log.warning("an event that cannot be read", extra={"error": type(error).__name__})
+            answer = _unreadable(scorer, began)
+        emit_emf(scorer.metrics, served_gauges(scorer))
         return answer
 
     return handler
+
+
+def _unreadable(scorer: FraudScorer, began: float) -> dict[str, Any]:
+    """For what no gateway sends (half a base64 word as a body, a list of headers): a 4xx, as for any other request."""
+    request_id = secrets.token_hex(16)
+    refused = refusal(InvalidRequest("The event is not a request that can be read."), request_id)
+    seconds = time.perf_counter() - began
+    scorer.metrics.request(
+        route=None, method="", status=refused.status_code, seconds=seconds, request_id=request_id, key=None
+    )
+    headers = {"content-type": "application/problem+json", "x-request-id": request_id}
+    body = bytes(refused.body).decode()
+    return {"statusCode": refused.status_code, "headers": headers, "body": body, "isBase64Encoded": False}
 
 
 def queue_handler(app: FastAPI) -> Any:
@@ -98,7 +120,7 @@ def queue_handler(app: FastAPI) -> Any:
         # That all failed is no error of this function's, and the exception would carry their texts.
         processor.raise_on_entire_batch_failure = False
         answer = process_partial_response(event, lambda record: each(record.raw_event), processor, context)
-        emit_emf(scorer.metrics, gauges(scorer))
+        emit_emf(scorer.metrics, served_gauges(scorer), waited_for=False)
         return dict(answer)
 
     def judge(message: dict[str, Any]) -> None:
@@ -126,28 +148,43 @@ def queue_handler(app: FastAPI) -> Any:
 def schedule_handler(app: FastAPI) -> Any:
     """A Lambda entry around ``app`` for the daily events such as ``{"task": "summary"}``: what ``daily`` names.
 
-    Raises ``StoreUnavailable``: Lambda then tries twice more.
+    ``{"task": "heartbeat"}`` is counted and nothing else. Raises ``StoreUnavailable``: Lambda then tries twice more.
     """
     scorer: FraudScorer = app.state.scorer
 
     def schedule(event: dict[str, Any], context: Any) -> dict[str, Any]:
         scorer.refresh_if_due()
         task = event.get("task") if isinstance(event, dict) else None
-        answer: dict[str, Any] = app.state.daily.run(task if isinstance(task, str) else "")
-        emit_emf(scorer.metrics, gauges(scorer))
+        if task == "heartbeat":  # that it comes to this line is the answer, and its absence an alarm
+            scorer.metrics.add("heartbeats")
+            answer: dict[str, Any] = {"task": task}
+        else:
+            answer = app.state.daily.run(task if isinstance(task, str) else "")
+        emit_emf(scorer.metrics, served_gauges(scorer))
         return answer
 
     return schedule
 
 
+def pretraffic(event: dict[str, Any], context: Any) -> str:
+    """CodeDeploy's hook before traffic, in a function of its own."""
+    from .pretraffic import pretraffic as examine
+
+    return examine(event, os.environ)
+
+
 _ON_AWS = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
 _SETTINGS = read_settings(os.environ)
-app = build(_SETTINGS, on_aws=_ON_AWS)
-if _ON_AWS:
-    prepare_emf()
-handler = lambda_handler(app)
-queue = queue_handler(app)
-schedule = schedule_handler(app)
+if "FRAUD_SMOKE_FUNCTION" in os.environ:
+    # The hook judges nothing: it needs no bundle, no table and none of the rights to them.
+    configure_logging(_SETTINGS.log_level)
+else:
+    app = build(_SETTINGS, on_aws=_ON_AWS)
+    if _ON_AWS:
+        connect_at_start(app)
+    handler = lambda_handler(app)
+    queue = queue_handler(app)
+    schedule = schedule_handler(app)
 
 
 def work(event: dict[str, Any], context: Any) -> dict[str, Any]:

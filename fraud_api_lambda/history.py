@@ -46,6 +46,7 @@ class History:
         self._updates: list[Update] = []
         #: Events that :meth:`apply` was given, with when they came in.
         self.applied: list[tuple[Event, int]] = []
+        self._seen: tuple[Event | None, Past | None] = (None, None)
         self._changed: dict[str, None] = {}
         self.versions: dict[str, int] = {}
         self.available = True
@@ -58,7 +59,11 @@ class History:
 
     def before(self, event: Event) -> Past | None:
         """The profiles as they are before ``event``; None where the store did not answer."""
-        return Past(event, self._states, self._received) if self.available else None
+        if not self.available:
+            return None
+        past = Past(event, self._states, self._received)
+        self._seen = (event, past)
+        return past
 
     def apply(self, event: Event, *, received: int | None = None, only: Container[str] | None = None) -> None:
         """Remember ``event``, to be written by :meth:`save`. An event that is remembered already changes nothing.
@@ -70,10 +75,16 @@ class History:
         moment = self._received if received is None else received
         wanted = _EVERYBODY if only is None else only
         self.applied.append((event, moment))
+        # What was looked up to judge the event serves to remember it, once: after a conflict it is another's past.
+        seen, past = self._seen
+        known = past if seen is event and not again else None
 
         def update(states: dict[str, list[int]], parties: Container[str]) -> list[str]:
-            mine = [party for party in Past.parties(event) if party in parties and party in wanted]
-            return Past(event, states, moment).after(event, only=mine, again=again) if mine else []
+            nonlocal known
+            past, known = known, None
+            mine = [party for party in (past.known if past else Past.parties(event)) if party in parties]
+            mine = [party for party in mine if party in wanted]
+            return (past or Past(event, states, moment)).after(event, only=mine, again=again) if mine else []
 
         self._do(update)
 

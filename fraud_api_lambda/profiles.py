@@ -18,7 +18,10 @@ import hashlib
 import struct
 from array import array
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, Final
+
+import numpy as np
 
 from .errors import ProfileError
 
@@ -115,10 +118,10 @@ def windows(s: Any, side: int, t: int, key: int, out: Any) -> None:
     begin = first_day * 86_400_000
     end = end_day * 86_400_000
     near = 0  # arrivals of the days that the longest window touches
-    at = side + RING_AT
-    for _ in range(s[side + COUNT]):
+    ring = side + RING_AT
+    for at in range(ring, ring + 5 * s[side + COUNT], 5):
         time = s[at]
-        if begin <= time and time < end:
+        if begin <= time < end:
             near += 1
         if time <= t and s[at + 1] != key:
             age = t - time
@@ -134,25 +137,24 @@ def windows(s: Any, side: int, t: int, key: int, out: Any) -> None:
                         a1 += amount
             if time > last:
                 last = time
-        at += 5
     if s[side + FOLDED] > 0 and _left(s, side, first_day, end_day, near):
-        at = side + MINUTE_AT
-        for _ in range(MINUTES):
-            start = s[at] * 60_000
-            if t - 3_600_000 < start and start <= t:
+        # A tile begins in the window where its number is above that of the window's own left edge.
+        edge = (t - 3_600_000) // 60_000
+        now = t // 60_000
+        for at in range(side + MINUTE_AT, side + HOUR_AT, 3):
+            if edge < s[at] <= now:
                 n1 += s[at + 1]
                 a1 += s[at + 2]
-            at += 3
-        at = side + HOUR_AT
-        for _ in range(HOURS):
-            start = s[at] * 3_600_000
-            if t - 604_800_000 < start and start <= t:
+        edge = (t - 604_800_000) // 3_600_000
+        day = (t - 86_400_000) // 3_600_000
+        now = t // 3_600_000
+        for at in range(side + HOUR_AT, side + SIDE, 3):
+            if edge < s[at] <= now:
                 n7 += s[at + 1]
                 a7 += s[at + 2]
-                if t - 86_400_000 < start:
+                if day < s[at]:
                     n24 += s[at + 1]
                     a24 += s[at + 2]
-            at += 3
     out[0] = n1
     out[1] = a1
     out[2] = n24
@@ -403,6 +405,9 @@ _HEADER = struct.Struct("<BIBB" + 2 * "BBIBBBB")  # format, version, frauds, pla
 _COLUMN = struct.Struct("<BHq")  # bytes of a value, values, the smallest
 _TYPES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _TILES = ((DAY_AT, DAYS), (MINUTE_AT, MINUTES), (HOUR_AT, HOURS))
+#: So many values of a column pay for numpy's calls.
+_MANY = 96
+_HALF = 2**63
 
 
 def encode(s: Sequence[int]) -> bytes:
@@ -438,13 +443,12 @@ def encode(s: Sequence[int]) -> bytes:
                 continue
             at += side
             end = at + 3 * n
-            used = [i for i, slot in enumerate(s[at:end:3]) if slot >= 0]
-            header.append(len(used))
-            for i in used:
-                i = at + 3 * i
-                slots.append(s[i])
-                counts.append(s[i + 1])
-                sums.append(s[i + 2])
+            taken = s[at:end:3]
+            used = [slot >= 0 for slot in taken]
+            slots += compress(taken, used)
+            counts += compress(s[at + 1 : end : 3], used)
+            sums += compress(s[at + 2 : end : 3], used)
+            header.append(sum(used))
     return b"".join((_HEADER.pack(*header), array("q", ids).tobytes(), *map(_column, (times, sums, slots, counts))))
 
 
@@ -454,6 +458,8 @@ def _column(values: list[int]) -> bytes:
     low = min(values)
     span = max(values) - low
     width = 1 if span < 256 else 2 if span < 65_536 else 4 if span < 4_294_967_296 else 8
+    if len(values) >= _MANY and span < _HALF:
+        return _COLUMN.pack(width, len(values), low) + (np.array(values, np.int64) - low).astype(f"u{width}").tobytes()
     return _COLUMN.pack(width, len(values), low) + array(_TYPES[width], [value - low for value in values]).tobytes()
 
 
@@ -474,22 +480,20 @@ def _decode(data: bytes) -> list[int]:
     if known_frauds > FRAUDS or any(h[0] > RING or h[1] >= RING or h[3] > PARTNERS for h in heads):
         raise ValueError
     at = _HEADER.size
-    total = known_frauds + bool(placed) + sum(2 * h[0] + h[3] for h in heads)
-    ids = array("q")
-    ids.frombytes(data[at : at + 8 * total])
-    if len(ids) != total:
-        raise ValueError
+    (sent, received) = heads
+    total = known_frauds + bool(placed) + 2 * sent[0] + sent[3] + 2 * received[0] + received[3]
+    ids = struct.unpack_from(f"{total}q", data, at)
     at += 8 * total
     columns = []
     for _ in range(4):
         width, n, low = _COLUMN.unpack_from(data, at)
         at += _COLUMN.size
-        values = array(_TYPES[width])
-        values.frombytes(data[at : at + n * width])
-        if len(values) != n:
-            raise ValueError
+        kind = _TYPES[width]
+        if n >= _MANY and width < 8:
+            columns.append((np.frombuffer(data, f"u{width}", n, at).astype(np.int64) + low).tolist())
+        else:
+            columns.append([value + low for value in struct.unpack_from(f"={n}{kind}", data, at)])
         at += n * width
-        columns.append([value + low for value in values])
     times, sums, slots, counts = columns
     if at != len(data):
         raise ValueError
@@ -526,11 +530,16 @@ def _decode(data: bytes) -> list[int]:
         s[at + 1 : end : 2] = times[t : t + known]
         i, t = i + known, t + known
         for (at, n), used in zip(_TILES, tiles, strict=True):
-            for slot in slots[tile : tile + used]:
-                place = side + at + 3 * (slot % n)
-                s[place : place + 3] = (slot, counts[c], sums[m])
-                c, m = c + 1, m + 1
-            tile += used
+            if used:
+                begin = side + at
+                for slot, events, amount in zip(
+                    slots[tile : tile + used], counts[c : c + used], sums[m : m + used], strict=True
+                ):
+                    place = begin + 3 * (slot % n)
+                    s[place] = slot
+                    s[place + 1] = events
+                    s[place + 2] = amount
+                tile, c, m = tile + used, c + used, m + used
     if (i, t, m, tile, c) != (total, len(times), len(sums), len(slots), len(counts)):
         raise ValueError
     return s

@@ -206,10 +206,15 @@ class ModelSource:
         finally:
             self._busy.release()
 
+    def disconnect(self) -> None:
+        """Let go of the connections that the served bundle has to where it lies."""
+        if self._sealed is not None:
+            self._sealed.bundle.disconnect()
+
     def _refresh_bundle(self) -> None:
         keys = None
         try:
-            keys = self._keys()
+            keys = self._trusted()
             found = self._look(keys)
             if found is not None:
                 self._take(found)
@@ -273,6 +278,18 @@ class ModelSource:
         if self._pseudonym is not None:
             served = replace(served, rules=served.rules.under(self._pseudonym))
         return served
+
+    def _trusted(self) -> Mapping[str, bytes]:
+        """The keys; where there are none, "missing" is said only if nothing is published either."""
+        try:
+            return self._keys()
+        except BundleMissing as error:
+            folder, name = split_url(self._url)
+            try:
+                open_store(folder).read(name)
+            except BundleError:
+                raise error from None
+            raise BundleRefused(f"A bundle is published here, and no key is trusted. {error}") from None
 
     def _note(self, state: str, detail: str) -> None:
         self.trouble = Trouble(state, detail)

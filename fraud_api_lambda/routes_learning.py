@@ -200,9 +200,7 @@ def run_backtest(scorer: FraudScorer, body: bytes, *, seconds: float = SECONDS) 
     if served is None:
         raise NotServed("No bundle is loaded: what rules see cannot be told without one.")
     if asked.rules is not None:
-        rules = _load(asked.rules, served.model.features.columns)
-        if scorer.pseudonyms is not None:
-            rules = rules.under(scorer.pseudonyms)
+        rules = _load(asked.rules, served.model.features.columns).under(scorer.pseudonyms)
     pair = asked.thresholds
     policy = Policy(
         rules,

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import FastAPI, Request, Response
@@ -33,7 +34,7 @@ from .features import TimeZone
 from .judge import WITHOUT_BUNDLE_RATES
 from .metrics import Gauges, exposition, log_summary
 from .parties import PartyView, describe
-from .schemas import CLOCK_SKEW_MS, TYPES, Decision, RateTable, parse_json, parse_rfc3339, rfc3339
+from .schemas import CLOCK_SKEW_MS, TYPES, Decision, Pseudonyms, RateTable, parse_json, parse_rfc3339, rfc3339
 from .scoring import FraudScorer
 from .settings import Outcome
 from .web import json_response, query_parameters, read_body, read_query, request_json
@@ -217,7 +218,7 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         openapi_extra={"parameters": [_in_path("transaction_id")]},
     )
     async def transaction(request: Request) -> Response:
-        transaction_id = request.path_params["transaction_id"]
+        transaction_id = scorer.pseudonyms.transaction(request.path_params["transaction_id"])
 
         def read() -> bytes:
             known = _TRANSACTION_ID.fullmatch(transaction_id) is not None
@@ -242,7 +243,8 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         },
     )
     async def feedback(request: Request) -> Response:
-        label = to_label(parse_feedback(parse_json(await read_body(request, MAX_FEEDBACK))), scorer.clock())
+        sent = parse_feedback(parse_json(await read_body(request, MAX_FEEDBACK)))
+        label = to_label(sent, scorer.clock(), scorer.pseudonyms)
         stored, recorded = await call(scorer.feedback, label)
         if not stored.record.test:
             scorer.metrics.add("labels", label.source, _name(label))
@@ -306,7 +308,7 @@ def _around(lifespan: Lifespan[Any], threads: ThreadPoolExecutor) -> Lifespan[An
 
 def known_as(scorer: FraudScorer, asked: str) -> str:
     """The party as log and profiles know it: its pseudonym, where they keep such."""
-    return asked if scorer.pseudonyms is None else scorer.pseudonyms.of(asked)
+    return scorer.pseudonyms.of(asked)
 
 
 # --- reading the question --------------------------------------------------------------------------------------------
@@ -433,8 +435,8 @@ def _field_error(kind: str, loc: tuple[int | str, ...]) -> FieldError:
     return FieldError(field, "is required" if kind == "missing" else _FIELDS[field])
 
 
-def to_label(feedback: Feedback, now_ms: int) -> Label:
-    """Raises ``InvalidRequest`` for a time that is none or lies ahead."""
+def to_label(feedback: Feedback, now_ms: int, known_as: Pseudonyms) -> Label:
+    """Raises ``InvalidRequest`` for a time that is none or lies ahead, and for card numbers where those are refused."""
     time_ms = now_ms if feedback.time is None else parse_rfc3339(feedback.time)
     if time_ms is None:
         raise InvalidRequest("The feedback is not valid.", (FieldError("time", _FIELDS["time"]),))
@@ -442,12 +444,12 @@ def to_label(feedback: Feedback, now_ms: int) -> Label:
         problem = FieldError("time", "must not be more than five minutes in the future")
         raise InvalidRequest("The feedback is not valid.", (problem,))
     return Label(
-        transaction_id=feedback.transaction_id,
+        transaction_id=known_as.transaction(feedback.transaction_id),
         is_fraud=feedback.label == "fraud",
         source=feedback.source,
         time_ms=time_ms,
         received_ms=now_ms,
-        note=feedback.note,
+        note=known_as.note("note", feedback.note),
     )
 
 
@@ -557,21 +559,35 @@ def summarize(scorer: FraudScorer, day: int) -> None:
 
 def gauges(scorer: FraudScorer) -> Gauges:
     """What ``metrics.GAUGES`` names, as it is now."""
+    found = served_gauges(scorer)
+    if scorer.outbox is not None and scorer.outbox.inline:  # over the network the platform counts for itself
+        with contextlib.suppress(StoreUnavailable):
+            found.update({("outbox_waiting", kind): float(n) for kind, n in scorer.outbox.waiting().items()})
+    return found
+
+
+def served_gauges(scorer: FraudScorer) -> dict[tuple[str, ...], float]:
+    """Those of them about bundle and rules, which cost no look at a disk."""
     source = scorer.source
-    found: dict[tuple[str, ...], float] = {("model_trouble",): float(source.trouble is not None)}
+    trouble = source.trouble
+    unpublished = source.served is None and trouble is not None and trouble.state == "missing"
+    found: dict[tuple[str, ...], float] = {
+        ("model_trouble",): float(trouble is not None),
+        ("unpublished",): float(unpublished),
+    }
     if source.rules_state is not None:
         found["rules_trouble",] = float(source.rules_state["state"] != "ok")
     if source.served is not None:
         bundle = source.served.bundle
         if bundle.serial is not None:
             found["bundle_serial",] = float(bundle.serial)
-        made = parse_rfc3339(bundle.manifest.created_at)
+        made = _read_time(bundle.manifest.created_at)
         if made is not None:
             found["bundle_age_seconds",] = (scorer.clock() - made) / 1000
-    if scorer.outbox is not None and scorer.outbox.inline:  # over the network the platform counts for itself
-        with contextlib.suppress(StoreUnavailable):
-            found.update({("outbox_waiting", kind): float(n) for kind, n in scorer.outbox.waiting().items()})
     return found
+
+
+_read_time = lru_cache(maxsize=4)(parse_rfc3339)
 
 
 def _rates(scorer: FraudScorer) -> RateTable:

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from . import card_numbers
 from .errors import FieldError, InvalidRequest, RequestTooLarge, SettingsError
 from .secret_setting import read_secret
 from .settings import Outcome
@@ -346,34 +347,99 @@ def parse_batch(body: bytes) -> list[Any]:
 
 
 class Pseudonyms:
-    """Parties' ids as keyed hashes: without the key nobody can tell, or test, whose a profile or a record is.
+    """What parties and transactions are known by in log, profiles and answers.
 
-    One id gives one pseudonym whatever its role, so that an account keeps both its directions.
+    With a ``key`` every party's id becomes a keyed hash: without the key nobody can tell, or test, whose a profile or a
+    record is. Card numbers (:mod:`card_numbers`) are known by another name in any case, in parties, transaction ids and
+    attributes, and are refused with ``refuse_cards``. One id gives one name whatever its role, so that an account keeps
+    both its directions.
     """
 
-    def __init__(self, key: str):
-        self._key = hashlib.blake2b(key.encode()).digest()
+    def __init__(self, key: str | None = None, *, refuse_cards: bool = False):
+        self._key = b"" if key is None else hashlib.blake2b(key.encode()).digest()
+        self._refuse_cards = refuse_cards
 
     def __call__(self, party: str) -> str:
-        return "p_" + hashlib.blake2b(party.encode(), key=self._key, digest_size=16).hexdigest()
+        if self._key:
+            return "p_" + hashlib.blake2b(party.encode(), key=self._key, digest_size=16).hexdigest()
+        return card_numbers.name_for(party, b"") if card_numbers.is_in(party) else party
 
     def of(self, asked: str) -> str:
         """The pseudonym meant by who asks for a party: an id, or a pseudonym taken from an earlier answer."""
-        return asked if _PSEUDONYM.fullmatch(asked) else self(asked)
+        return asked if self._key and _PSEUDONYM.fullmatch(asked) else self(asked)
 
     def digest(self, data: Any) -> bytes:
-        """As :func:`digest`, under the key: a body can be guessed where only an id in it is not known."""
-        return hmac.digest(self._key, _canonical(data), "sha256")
+        """As :func:`digest`; under the key, if any: a body can be guessed where only an id in it is not known."""
+        return hmac.digest(self._key, _canonical(data), "sha256") if self._key else digest(data)
+
+    def transaction(self, transaction_id: str) -> str:
+        """What the transaction is known by: its id, unless a card number is in it. A test input stays one."""
+        if not card_numbers.is_in(transaction_id):
+            return transaction_id
+        test = _TEST_ID.fullmatch(transaction_id)
+        return (f"test-{test[1]}-" if test else "") + card_numbers.name_for(transaction_id, self._key)
+
+    def shield(self, transaction: Transaction) -> Transaction:
+        """The transaction with no card number in its id and attributes; a numeric attribute that is one is absent.
+
+        Its parties are left to :func:`to_event`. Raises ``InvalidRequest`` where card numbers are refused.
+        """
+        sent, attributes = transaction.transaction_id, transaction.attributes
+        if self._refuse_cards:
+            self._refuse(transaction)
+        changes: dict[str, Any] = {}
+        if sent is not None and card_numbers.is_in(sent):
+            changes["transaction_id"] = self.transaction(sent)
+        if attributes and any(_holds_card(name, value) for name, value in attributes.items()):
+            changes["attributes"] = {
+                self._text(name): self._text(value) if isinstance(value, str) else value
+                for name, value in attributes.items()
+                if isinstance(value, str) or not card_numbers.is_number(value)
+            }
+        return transaction.model_copy(update=changes) if changes else transaction
+
+    def note(self, field: str, text: str) -> str:
+        """Words for people, with a mask where a card number stands. Raises ``InvalidRequest`` naming ``field``."""
+        if self._refuse_cards and card_numbers.is_in(text):
+            raise _refused_cards(field)
+        return card_numbers.masked(text)
+
+    def _text(self, text: str) -> str:
+        return card_numbers.name_for(text, self._key) if card_numbers.is_in(text) else text
+
+    def _refuse(self, transaction: Transaction) -> None:
+        found = [
+            name
+            for name in ("transaction_id", "customer_id", "counterparty_id", "device_id")
+            if (value := getattr(transaction, name)) is not None and card_numbers.is_in(value)
+        ]
+        found += [
+            f"attributes.{_shown(name)}"
+            for name, value in (transaction.attributes or {}).items()
+            if _holds_card(name, value)
+        ]
+        if found:
+            raise _refused_cards(*dict.fromkeys(found[:20]))
 
 
-def pseudonyms_of(setting: str | None) -> Pseudonyms | None:
-    """What parties are to be known by. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
+def _holds_card(name: str, value: float | str) -> bool:
+    found = card_numbers.is_in(value) if isinstance(value, str) else card_numbers.is_number(value)
+    return found or card_numbers.is_in(name)
+
+
+def _refused_cards(*fields: str) -> InvalidRequest:
+    message = "looks like a card number, and none is taken here: send a token in its place"
+    return InvalidRequest("A card number is not taken.", tuple(FieldError(field, message) for field in fields))
+
+
+def pseudonyms_of(setting: str | None, *, refuse_cards: bool = False) -> Pseudonyms:
+    """What is to be known by what. Raises ``SettingsError`` or ``StoreUnavailable``: without its key no start."""
     key = "" if setting is None else read_secret(setting, "FRAUD_PSEUDONYM_KEY")
     if key in {"", "none"}:
-        return None
+        return Pseudonyms(refuse_cards=refuse_cards)
     if len(key) < 32:
         raise SettingsError("FRAUD_PSEUDONYM_KEY must have at least 32 characters; openssl rand -hex 32 makes one.")
-    return Pseudonyms(key)
+    return Pseudonyms(key, refuse_cards=refuse_cards)
 
 
 _PSEUDONYM = re.compile(r"p_[0-9a-f]{32}")
@@ -385,7 +451,10 @@ def digest(data: Any) -> bytes:
 
 
 def _canonical(data: Any) -> bytes:
-    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+    return _CANONICAL.encode(data).encode()
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def to_event(
@@ -406,7 +475,7 @@ def to_event(
         message = f"no rate is known; choices are: {', '.join(rates.currencies)}"
         raise InvalidRequest("The currency is not known.", (FieldError("currency", message),))
     return Event(
-        transaction_id=transaction.transaction_id or secrets.token_hex(16),
+        transaction_id=transaction.transaction_id or _new_id(),
         time_ms=time_ms,
         amount=transaction.amount,
         currency=currency,
@@ -423,6 +492,13 @@ def to_event(
         long=math.nan if transaction.long is None else transaction.long,
         attributes=transaction.attributes or {},
     )
+
+
+def _new_id() -> str:
+    """An id that can be asked for: one in which digits happen to look like a card's would be known by another."""
+    while card_numbers.is_in(made := secrets.token_hex(16)):
+        pass
+    return made
 
 
 def pack_event(event: Event) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -37,7 +38,6 @@ from .schemas import (
     Event,
     Pseudonyms,
     Transaction,
-    digest,
     now_ms,
     pack_event,
     parse_transaction,
@@ -51,6 +51,10 @@ from .shadow import Shadow
 log = logging.getLogger("fraud.scoring")
 
 _WITHOUT_BUNDLE = FeatureSet()
+#: Of a request's time: each of the two calls of the feature store, and the one of the decision log or, in its place, of
+#: the outbox.
+FEATURE_STORE_SHARE: Final = 0.3
+DECISION_LOG_SHARE: Final = 0.4
 #: How often a label's profile is written while others come to count; then the outbox goes on.
 _LOOKS: Final = 5
 
@@ -111,6 +115,14 @@ class _Judged:
     decision: Decision
 
 
+def _tried(call: Callable[[], object]) -> StoreUnavailable | None:
+    try:
+        call()
+    except StoreUnavailable as error:
+        return error
+    return None
+
+
 def _scores(new: Sequence[_New], rows: Sequence[Floats]) -> list[Scored | None]:
     """Each row scored with its own model; rows of one model at once."""
     if len(rows) == 1:
@@ -155,10 +167,11 @@ class FraudScorer:
     """Scores transactions with whatever ``source`` serves at that moment.
 
     ``store`` remembers the parties' past, ``decisions`` every decision; without them the past is remembered until the
-    process ends, and decisions are not. ``pseudonyms`` is what parties are known by, their ids where it is None.
+    process ends, and decisions are not. ``pseudonyms`` is what parties are known by; None: ids, card numbers excepted.
     ``notices`` says what goes out about a decision. ``challenger`` answers the share of customers that its pointer says
     and is judged beside the others. ``metrics`` counts and logs. ``without_model`` is the outcome where neither a model
-    nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC.
+    nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC. ``first_ms``
+    is what the first request has after :meth:`begin`, where that is more.
     """
 
     def __init__(
@@ -175,20 +188,23 @@ class FraudScorer:
         without_model: Outcome = "review",
         on_log_failure: LogFailure = "review",
         budget_ms: int = 250,
+        first_ms: int = 0,
         clock: Callable[[], int] = now_ms,
     ):
         self.source = source
         self.store = open_feature_store("memory://") if store is None else store
         self.decisions = open_decision_log("none://") if decisions is None else decisions
         self.outbox = outbox
-        self.pseudonyms = pseudonyms
+        self.pseudonyms = Pseudonyms() if pseudonyms is None else pseudonyms
         self.notices = notices
         self.challenger = challenger
         self.shadow = None if challenger is None else Shadow(challenger, without_model=without_model)
         self.metrics = Metrics() if metrics is None else metrics
         self.without_model = without_model
         self.on_log_failure = on_log_failure
-        self.budget_s = budget_ms / 1000
+        self.budget_s = self._usual_s = budget_ms / 1000
+        self._first_s = max(first_ms, budget_ms) / 1000
+        self._first = False
         self.clock = clock
 
     @property
@@ -196,11 +212,54 @@ class FraudScorer:
         """Whether all of scoring happens inside this process, so that no thread need wait for it."""
         return self.store.inline and self.decisions.inline and (self.outbox is None or self.outbox.inline)
 
+    def refresh(self) -> None:
+        """Look for a newer bundle, challenger and rules now."""
+        self.source.refresh()
+        if self.challenger is not None:
+            self.challenger.refresh()
+
     def refresh_if_due(self) -> None:
         """Look for a newer bundle, challenger and rules, once a minute at most."""
         self.source.refresh_if_due()
         if self.challenger is not None:
             self.challenger.refresh_if_due()
+
+    # --- warm and cold -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The process starts, or starts again: the next request has ``first_ms``, those after it ``budget_ms``."""
+        self._first = True
+        self._allow(self._first_s)
+
+    def connect(self) -> None:
+        """Make the connections that a request would have to wait for, side by side. One that is not made in time may
+        be made later, by a request. Never raises.
+        """
+        calls: list[Callable[[], object]] = [part.check for part in (self.store, self.decisions) if not part.inline]
+        if self.outbox is not None and not self.outbox.inline:
+            calls.append(self.outbox.waiting)
+        if calls:
+            with ThreadPoolExecutor(len(calls), thread_name_prefix="connecting") as threads:
+                for found in threads.map(_tried, calls):
+                    if found is not None:
+                        log.warning("not connected", extra={"reason": str(found)})
+
+    def disconnect(self) -> None:
+        """Let go of every connection; requests make others. Nobody may be asking meanwhile."""
+        self.source.disconnect()
+        if self.challenger is not None:
+            self.challenger.disconnect()
+        self.store.disconnect()
+        self.decisions.disconnect()
+        if self.outbox is not None:
+            self.outbox.disconnect()
+
+    def _allow(self, seconds: float) -> None:
+        self.budget_s = seconds
+        self.store.allow(seconds * FEATURE_STORE_SHARE)
+        self.decisions.allow(seconds * DECISION_LOG_SHARE)
+        if self.outbox is not None:
+            self.outbox.allow(seconds * DECISION_LOG_SHARE)
 
     # --- decisions ---------------------------------------------------------------------------------------------------
 
@@ -236,9 +295,17 @@ class FraudScorer:
         return self.answer(transaction.model_dump(exclude_none=True), explain).decision
 
     def _case(self, transaction: Transaction, data: Any) -> _Case:
-        return _Case(transaction, self.pseudonyms.digest(data) if self.pseudonyms else digest(data))
+        return _Case(self.pseudonyms.shield(transaction), self.pseudonyms.digest(data))
 
     def _answer(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
+        try:
+            return self._answer_now(cases, explain)
+        finally:
+            if cases and self._first:
+                self._first = False
+                self._allow(self._usual_s)
+
+    def _answer_now(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
         started = time.perf_counter()
         received = self.clock()
         known = self._answer_known(cases, look=len(cases) > 1)

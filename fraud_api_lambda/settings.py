@@ -15,10 +15,12 @@ from .errors import SettingsError
 
 Outcome = Literal["approve", "review", "decline"]
 LogFailure = Literal["review", "refuse"]
+CloudWatchMetrics = Literal["few", "all"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
-#: Known because a neighbour of the service uses them (console, training, tests); the service ignores them.
-IGNORED = frozenset({"FRAUD_API_URL", "FRAUD_API_KEY", "FRAUD_MLFLOW_URI", "FRAUD_TEST_DATA"})
+#: Known because a neighbour of the service uses them (console, training, tests, a deployment's hook); the service
+#: ignores them.
+IGNORED = frozenset({"FRAUD_API_URL", "FRAUD_API_KEY", "FRAUD_MLFLOW_URI", "FRAUD_SMOKE_FUNCTION", "FRAUD_TEST_DATA"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,12 @@ class Settings:
     #: Parties are known by a keyed hash of their ids where this is set: at least 32 characters, ``file://path`` or
     #: ``ssm:name``.
     pseudonym_key: str | None = None
+    #: Whether what looks like a card number is refused (422), where it is otherwise known by another name.
+    refuse_pan: bool = False
     #: What one request may take of everybody's patience, in milliseconds; every call's time limit comes from it.
     deadline_ms: int = 250
+    #: What the first request after a start may take instead, where that is more: its connections may be new.
+    first_deadline_ms: int = 2000
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
     #: What becomes of a decision that neither the log nor the outbox takes: sent to review at least, or refused (503).
@@ -72,6 +78,8 @@ class Settings:
     #: Origins a browser may call from, separated by commas; empty: none.
     cors_origins: tuple[str, ...] = ()
     log_level: LogLevel = "INFO"
+    #: What of its figures a Lambda function sends to CloudWatch: all, or the ten that are free.
+    cloudwatch_metrics: CloudWatchMetrics = "all"
 
 
 _FIELDS = {f"FRAUD_{name.upper()}": name for name in Settings.__dataclass_fields__}
@@ -93,7 +101,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             continue  # compose files and templates pass on what was not set as an empty text
         if field == "cors_origins":
             values[field] = tuple(item.strip() for item in text.split(",") if item.strip())
-        elif field == "deadline_ms":
+        elif field in {"deadline_ms", "first_deadline_ms"}:
             if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
                 raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
             values[field] = int(text)
@@ -101,10 +109,14 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 36_500:
                 raise SettingsError(f"{name} must be a whole number of days, 1 to 36500.")
             values[field] = int(text)
+        elif field == "refuse_pan":
+            values[field] = _choice(name, text, ("0", "1")) == "1"
         elif field == "on_log_failure":
             values[field] = _choice(name, text.lower(), get_args(LogFailure))
         elif field == "without_model":
             values[field] = _choice(name, text.lower(), get_args(Outcome))
+        elif field == "cloudwatch_metrics":
+            values[field] = _choice(name, text.lower(), get_args(CloudWatchMetrics))
         elif field == "log_level":
             values[field] = _choice(name, text.upper(), get_args(LogLevel))
         else:

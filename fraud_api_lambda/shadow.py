@@ -171,7 +171,8 @@ class Shadow:
     def _judge(self, given: _Given) -> None:
         served, rules = self._challenger.current()
         champion = given.decision.model_version
-        if served is None or served.version == champion:
+        # A decision that the rules made alone says nothing of two models, nor does it begin another comparison.
+        if served is None or champion is None or served.version == champion:
             return
         with self._lock:
             found = self._found

@@ -354,6 +354,14 @@ class Curves:
 
 
 @dataclass(frozen=True, slots=True)
+class Importance:
+    """``mean_abs``: mean size of the feature's share of the score, in log-odds."""
+
+    feature: str
+    mean_abs: float
+
+
+@dataclass(frozen=True, slots=True)
 class Challenger:
     model_version: str
     trained_at: str
@@ -382,6 +390,10 @@ class Model:
     curves: Curves | None
     challenger: Challenger | None
     degraded: tuple[str, ...]
+    #: Of the rows that thresholds were chosen on; an API older than this console does not tell the last three.
+    validation_curves: Curves | None = None
+    importance: tuple[Importance, ...] | None = None
+    model_card: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 _DATA = "FRAUD_TEST_DATA"
@@ -18,6 +19,10 @@ _DATA = "FRAUD_TEST_DATA"
 # A setting of whoever runs the tests must not decide what they find; children inherit the same.
 for _name in [name for name in os.environ if name.startswith("FRAUD_") and name != _DATA]:
     del os.environ[_name]
+
+# How long an example takes says something about the machine's other work, not about ours.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

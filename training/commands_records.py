@@ -194,8 +194,7 @@ def erase(
         from . import records
 
         settings = read_environment()
-        pseudonyms = pseudonyms_of(settings.pseudonym_key)
-        known_as = party if pseudonyms is None else pseudonyms.of(party)
+        known_as = pseudonyms_of(settings.pseudonym_key).of(party)
         with _opened(open_outbox(outbox or settings.outbox_url, budget_ms=_PATIENT_MS)) as waiting:
             done = records.erase(known_as, opened, profiles, waiting)
     told = "the outbox cannot be looked through" if done.waiting is None else f"{done.waiting:,} waiting items"

@@ -210,6 +210,14 @@ class DecisionLog(Protocol):
         """For ``/ready``: return if the log answers, else raise."""
         ...
 
+    def allow(self, budget_s: float) -> None:
+        """Every call that a request waits for ends from now on within about ``budget_s``; not more than at opening."""
+        ...
+
+    def disconnect(self) -> None:
+        """Let go of every connection; the next call makes another. Nobody may be calling meanwhile."""
+        ...
+
     def close(self) -> None:
         """Let go of files, connections and threads; nothing may be called afterwards but ``close``."""
         ...

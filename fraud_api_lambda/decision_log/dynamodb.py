@@ -375,6 +375,12 @@ class DynamoDBDecisionLog:
         """The table can be read. That it refuses writes shows when something is written."""
         self.find(["-"])
 
+    def allow(self, budget_s: float) -> None:
+        self._service.allow(budget_s)
+
+    def disconnect(self) -> None:
+        self._service.disconnect()
+
     def close(self) -> None:
         self._service.close()
 

@@ -45,5 +45,11 @@ class NoDecisionLog:
     def check(self) -> None:
         pass
 
+    def allow(self, budget_s: float) -> None:
+        pass
+
+    def disconnect(self) -> None:
+        pass
+
     def close(self) -> None:
         pass

@@ -37,6 +37,8 @@ _FORM: Final = (
 _OPTIONS: Final = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "application_name"})
 #: Connections of one process at most.
 _MOST: Final = 10
+#: How often a call that waits for a connection looks whether it was refused, in seconds.
+_LOOK_S: Final = 0.02
 #: Any number, as long as nothing else in the database locks by it.
 _LOCK: Final = "SELECT pg_advisory_xact_lock(7021883354)"
 
@@ -113,8 +115,12 @@ class PostgresqlDecisionLog:
         self._upgrade: Future[None] | None = None
         self._upgrading = ThreadPoolExecutor(1, thread_name_prefix="decision-log")
         self._refusal = ""
-        self._pool: ConnectionPool[_Connection] = ConnectionPool(
-            conninfo,
+        self._refusals = 0
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> "ConnectionPool[_Connection]":
+        return ConnectionPool(
+            self._conninfo,
             connection_class=_Connection,
             kwargs={**self._parameters(), "autocommit": True, "refused": self._note_refusal},
             configure=self._configure,
@@ -205,6 +211,14 @@ class PostgresqlDecisionLog:
         if row != ("off",):
             raise StoreUnavailable("The decision log (postgresql) takes no writes: is this a replica?")
 
+    def allow(self, budget_s: float) -> None:
+        self._budget_s = budget_s
+
+    def disconnect(self) -> None:
+        with self._lock:
+            pool, self._pool, self._opened = self._pool, self._new_pool(), False
+        pool.close(timeout=1)
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -242,13 +256,25 @@ class PostgresqlDecisionLog:
                 self._pool.open()
                 self._opened = True
         while True:
-            connection = self._pool.getconn(timeout=max(0.0, until - time.monotonic()))
+            connection = self._connected(until)
             connection.until = until
             if connection.is_quiet():
+                if connection.told_s != self._budget_s:
+                    self._configure(connection)
                 return connection
             # The server has closed it: it was restarted. The pool makes another in its place.
             connection.close()
             self._pool.putconn(connection)
+
+    def _connected(self, until: float) -> "_Connection":
+        """A connection of the pool, old or new. Whoever waits for one that is refused meanwhile waits no longer."""
+        refusals = self._refusals
+        while True:
+            try:
+                return self._pool.getconn(timeout=max(0.0, min(_LOOK_S, until - time.monotonic())))
+            except PoolTimeout:
+                if self._refusals != refusals or time.monotonic() >= until:
+                    raise
 
     @contextmanager
     def _patiently(self, connection: "_Connection") -> Iterator[None]:
@@ -259,7 +285,9 @@ class PostgresqlDecisionLog:
             yield
 
     def _configure(self, connection: "_Connection") -> None:
-        connection.execute(_CONFIGURE, (_ms(self._budget_s),))
+        budget_s = self._budget_s
+        connection.execute(_CONFIGURE, (_ms(budget_s),))
+        connection.told_s = budget_s
 
     def _parameters(self) -> dict[str, Any]:
         return {
@@ -280,16 +308,24 @@ class PostgresqlDecisionLog:
     def _note_refusal(self, error: psycopg.Error | None) -> None:
         """What the last attempt to connect met with: ``getconn`` itself only knows that there was no connection."""
         text = str(error).lower()
-        if error is None:
+        if error is None or isinstance(error, psycopg.errors.ConnectionTimeout):
             self._refusal = ""
+            return
+        self._refusals += 1
+        if "connection refused" in text:
+            self._refusal = "refused the connection (does it run, and on this port?)"
+        elif "resolve" in text or "name or service not known" in text or "no address associated" in text:
+            self._refusal = "has a host name that leads nowhere"
         elif "password" in text or "authentication" in text:
             self._refusal = "refused the user name or the password"
         elif "does not exist" in text:
             self._refusal = "has no such database or user"
         elif "ssl" in text or "certificate" in text:
             self._refusal = "cannot be trusted, or asks for TLS: see sslmode"
+        elif "starting up" in text or "shutting down" in text or "recovery" in text:
+            self._refusal = "is starting or stopping"
         else:
-            self._refusal = ""
+            self._refusal = f"cannot be connected to: {type(error).__name__}"
 
     def _unavailable(self, error: psycopg.Error) -> StoreUnavailable:
         if isinstance(error, PoolClosed):
@@ -358,6 +394,8 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection whose every wait ends at ``until`` (monotonic seconds), however many waits an answer takes."""
 
     until = math.inf
+    #: The budget that the server was told.
+    told_s = math.nan
 
     @classmethod
     def connect(  # type: ignore[override]

@@ -122,6 +122,15 @@ class SqliteDecisionLog:
             # Not BEGIN IMMEDIATE and no more: that succeeds on a file that is read-only, and on a full disk.
             connection.execute("INSERT OR REPLACE INTO probe VALUES (0, ?)", (time.time_ns() // 1_000_000,))
 
+    def allow(self, budget_s: float) -> None:
+        self._budget_s = budget_s
+        for access in (self._writer, self._finder, self._lister):
+            access.allow(budget_s)
+
+    def disconnect(self) -> None:
+        for access in (self._writer, self._finder, self._lister):
+            access.disconnect()
+
     def close(self) -> None:
         for access in (self._writer, self._finder, self._lister):
             access.close()
@@ -149,8 +158,7 @@ class _Access:
 
     def __init__(self, path: Path, budget_s: float, *, writes: bool = False) -> None:
         self._path = path
-        self._budget_s = budget_s
-        self._wait_s = budget_s / 2
+        self.allow(budget_s)
         self._writes = writes
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -201,6 +209,13 @@ class _Access:
             raise StoreUnavailable(f"The decision log (sqlite) {said}.") from None
         finally:
             self._lock.release()
+
+    def allow(self, budget_s: float) -> None:
+        self._budget_s, self._wait_s = budget_s, budget_s / 2
+
+    def disconnect(self) -> None:
+        with self._lock:
+            self._disconnect()
 
     def close(self) -> None:
         with self._lock:

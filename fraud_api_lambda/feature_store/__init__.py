@@ -63,6 +63,14 @@ class FeatureStore(Protocol):
         """For ``/ready``: return if the store answers, else raise."""
         ...
 
+    def allow(self, budget_s: float) -> None:
+        """Every call from now on ends within about ``budget_s``; not more than the store was opened with."""
+        ...
+
+    def disconnect(self) -> None:
+        """Let go of every connection; the next call makes another. Nobody may be calling meanwhile."""
+        ...
+
     def close(self) -> None:
         """Let go of files, connections and threads; nothing may be called afterwards but ``close``."""
         ...

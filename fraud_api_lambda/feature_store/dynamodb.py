@@ -63,6 +63,12 @@ class DynamoDBFeatureStore:
         """The table can be read. That it refuses writes shows when something is written."""
         self.read(["-"])
 
+    def allow(self, budget_s: float) -> None:
+        self._service.allow(budget_s)
+
+    def disconnect(self) -> None:
+        self._service.disconnect()
+
     def close(self) -> None:
         self._service.close()
 

@@ -71,6 +71,12 @@ class MemoryFeatureStore:
         if self._closed:
             raise StoreUnavailable("The feature store (memory) is closed.")
 
+    def allow(self, budget_s: float) -> None:
+        pass
+
+    def disconnect(self) -> None:
+        pass
+
     def close(self) -> None:
         with self._lock:
             self._closed = True

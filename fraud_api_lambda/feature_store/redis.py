@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
@@ -129,6 +130,19 @@ class RedisFeatureStore:
     def check(self) -> None:
         """The server takes writes: a key that no party can have is set for a second."""
         self._call(bytes, b"SET", PREFIX, b"", b"PX", 1000)
+
+    def allow(self, budget_s: float) -> None:
+        self._budget_s = budget_s
+
+    def disconnect(self) -> None:
+        idle: list[_Connection | None] = []
+        with suppress(queue.Empty):
+            while True:
+                idle.append(self._places.get_nowait())
+        for place in idle:
+            if place is not None:
+                place.disconnect()
+            self._places.put(None)
 
     def close(self) -> None:
         self._closed = True

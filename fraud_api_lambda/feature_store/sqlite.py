@@ -104,6 +104,13 @@ class SqliteFeatureStore:
             # Not BEGIN IMMEDIATE and no more: that succeeds on a file that is read-only, and on a full disk.
             connection.execute("INSERT OR REPLACE INTO parties VALUES (0, '', 0, 0, '')")
 
+    def allow(self, budget_s: float) -> None:
+        self._wait_s = budget_s / 2
+
+    def disconnect(self) -> None:
+        with self._lock:
+            self._disconnect()
+
     def close(self) -> None:
         with self._lock:
             self._closed = True

@@ -75,6 +75,14 @@ class Outbox(Protocol):
         """
         ...
 
+    def allow(self, budget_s: float) -> None:
+        """Every call from now on ends within about ``budget_s``; not more than the outbox was opened with."""
+        ...
+
+    def disconnect(self) -> None:
+        """Let go of every connection; the next call makes another. Nobody may be calling meanwhile."""
+        ...
+
     def close(self) -> None: ...
 
 

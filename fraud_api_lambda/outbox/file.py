@@ -220,6 +220,12 @@ class FileOutbox:
                                 removed += 1
         return removed
 
+    def allow(self, budget_s: float) -> None:
+        pass
+
+    def disconnect(self) -> None:
+        pass
+
     def close(self) -> None:
         self._closed = True
 

@@ -110,6 +110,12 @@ class SqsOutbox:
         """A queue shows no message without taking it, and its dead letters are another queue's."""
         return None
 
+    def allow(self, budget_s: float) -> None:
+        self._service.allow(budget_s)
+
+    def disconnect(self) -> None:
+        self._service.disconnect()
+
     def close(self) -> None:
         self._service.close()
 

@@ -31,7 +31,9 @@ state = st.session_state
 
 
 def thresholds(model: Model) -> None:
-    found = simulate.read_back(model.curves, model.thresholds) if model.curves else None
+    # Thresholds are chosen on validation rows, or the test rows would no longer be a test.
+    curves = model.validation_curves or model.curves
+    found = simulate.read_back(curves, model.thresholds) if curves else None
     if found is None:
         st.info(
             "**This model brings no curves with frauds in them**, so there is nothing to compute costs from. A model "
@@ -71,8 +73,9 @@ def thresholds(model: Model) -> None:
         compare(marks, costs, model.base_currency)
         verdict(marks, costs, model.base_currency)
     st.caption(
-        "Computed on the rows on which the model was judged before it was sealed, at their own rate of fraud. The line "
-        "moves the review threshold and keeps the best decline threshold; it is faint where people could not keep up. "
+        f"Computed on the model's {'validation' if model.validation_curves else 'test'} rows, at their rate of fraud. "
+        "The line moves the review threshold and keeps the best decline threshold; it is faint where people could not "
+        "keep up. "
         "Rules and lists are not in it."
     )
     with st.expander("Make it so", icon=":material/terminal:"):

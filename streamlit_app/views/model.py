@@ -132,10 +132,22 @@ def curves(model: Model) -> None:
     )
 
 
-def weighs(api: FraudApi) -> None:
-    """What moved the scores of the latest alerts: their reasons are exact shares."""
+def weighs(model: Model, api: FraudApi) -> None:
+    """What moves scores: over rows of training, and over the latest alerts, whose reasons are exact shares."""
     st.subheader("What weighs", anchor=False)
+    if model.importance:
+        ranked = sorted(((each.feature, each.mean_abs) for each in model.importance), key=lambda pair: -pair[1])
+        st.altair_chart(
+            charts_model.weights(ranked[:15], "mean size of the share, log-odds"),
+            width="stretch",
+            key="model.importance",
+        )
+        st.caption("Over test rows, half of them fraud.")
+        if connection.opens("GET", "/transactions"):
+            st.markdown("**In the latest alerts**")
     if not connection.opens("GET", "/transactions"):
+        if model.importance:
+            return
         st.caption(
             "What moved the latest scores is shown with a key of the role review; the report tells it of training."
         )
@@ -185,6 +197,9 @@ def card(model: Model, api: FraudApi) -> None:
     with st.expander(f"{len(model.rules)} rules beside it", icon=":material/rule:"):
         table = pd.DataFrame(list(model.rules))
         st.dataframe(table, hide_index=True, width="stretch", key="model.rules", placeholder="")
+    if model.model_card:
+        with st.expander("The whole card", icon=":material/badge:"):
+            st.code(model.model_card, language="markdown", wrap_lines=True)
     if connection.opens("GET", "/model/report"):
         report(api, model.model_version)
     else:
@@ -238,7 +253,7 @@ def page() -> None:
         card(model, api)
     with right:
         try:
-            weighs(api)
+            weighs(model, api)
         except ApiError as error:
             connection.failed(error)
 

@@ -6,62 +6,44 @@ has neither a working API Gateway nor Lambda behind CloudFormation, so those two
 
 import copy
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-REGION = "eu-west-1"
-IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/fraud:python3.13"
+from tests.aws.settling import REGION, expand, made, read_template
+from tests.servers import moto_in_this_process, name_aws
 
 
 @pytest.fixture(scope="session")
 def template() -> dict[str, Any]:
     """template.yaml as it is written."""
-    from samtranslator.yaml_helper import yaml_parse
-
-    return yaml_parse((ROOT / "template.yaml").read_text())
+    return read_template()
 
 
 @pytest.fixture(scope="session")
 def expanded(template: dict[str, Any]) -> dict[str, Any]:
-    """template.yaml as CloudFormation sees it: SAM's transform applied with the default parameters.
+    """template.yaml with SAM's transform applied and no parameter settled: every condition is still to be seen."""
+    return expand(template)
 
-    The image's address is filled in, as `sam build` and `sam deploy` do. Managed policies are known by no name here, so
-    a policy that the template takes from AWS by name would fail.
-    """
-    from samtranslator.translator.transform import transform
 
-    class NoManagedPolicies:
-        def load(self) -> dict[str, str]:
-            return {}
+@pytest.fixture(scope="session")
+def free(template: dict[str, Any]) -> dict[str, Any]:
+    """What is made with every parameter at its default."""
+    return made(template)
 
-    source = copy.deepcopy(template)
-    for name in ("FraudFunction", "FraudWorker"):
-        source["Resources"][name]["Properties"]["ImageUri"] = IMAGE
-    before = os.environ.get("AWS_DEFAULT_REGION")
-    os.environ["AWS_DEFAULT_REGION"] = REGION
-    try:
-        return transform(source, {}, NoManagedPolicies())
-    finally:
-        if before is None:
-            del os.environ["AWS_DEFAULT_REGION"]
-        else:
-            os.environ["AWS_DEFAULT_REGION"] = before
+
+@pytest.fixture(scope="session")
+def production(template: dict[str, Any]) -> dict[str, Any]:
+    """What is made with CostMode=production in the environment prod."""
+    return made(template, CostMode="production", Environment="prod")
 
 
 @pytest.fixture(scope="session")
 def _moto() -> Iterator[str]:
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_in_this_process() as address:
+        yield address
 
 
 @pytest.fixture
@@ -70,25 +52,12 @@ def aws(_moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
     import urllib.request
 
     urllib.request.urlopen(urllib.request.Request(f"{_moto}/moto-api/reset", method="POST"), timeout=10).close()
-    for name in list(os.environ):
-        if name.startswith("AWS_") and name != "AWS_CA_BUNDLE":
-            monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ENDPOINT_URL": _moto,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/nonexistent/config",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent/credentials",
-    }.items():
-        monkeypatch.setenv(name, value)
+    name_aws(monkeypatch, _moto, AWS_DEFAULT_REGION=REGION)
     return _moto
 
 
 @pytest.fixture
-def deploy(aws: str, expanded: Mapping[str, Any]) -> Callable[..., dict[str, str]]:
+def deploy(aws: str, free: Mapping[str, Any]) -> Callable[..., dict[str, str]]:
     """``deploy(name, api_url=...)`` makes the stack in the stand-in and returns its outputs.
 
     Bucket, policy, parameter and log group are the template's own; API and function are not made; the API key is a real
@@ -99,22 +68,22 @@ def deploy(aws: str, expanded: Mapping[str, Any]) -> Callable[..., dict[str, str
     def make(name: str, api_url: str = "http://127.0.0.1:9", tags: Mapping[str, str] | None = None) -> dict[str, str]:
         client = boto3.client("cloudformation")
         keep = ("ModelBucket", "ModelBucketPolicy", "ModelPublicKeys", "FraudFunctionLogs")
-        resources = {key: copy.deepcopy(expanded["Resources"][key]) for key in keep}
+        resources = {key: copy.deepcopy(free["Resources"][key]) for key in keep}
         resources["ModelPublicKeys"]["Properties"]["Name"] = f"CFN-{name}-ModelPublicKeys"  # moto makes up no name
         stacks = [item["StackName"] for item in client.describe_stacks()["Stacks"]]
         if name in stacks:
             outputs = client.get_template(StackName=name)["TemplateBody"]["Outputs"]
         else:
             key = boto3.client("apigateway").create_api_key(name=f"{name}-key", enabled=True)
-            outputs = dict(copy.deepcopy(expanded["Outputs"]))
-            for output in ("ApiKeyCommand", "CurlLine"):
+            outputs = dict(copy.deepcopy(free["Outputs"]))
+            for output in ("ApiKeyCommand", "CurlLine", "AlarmTopicArn", "DashboardUrl"):
                 del outputs[output]
             outputs["ApiUrl"] = {"Value": api_url}
             outputs["ApiKeyId"] = {"Value": key["id"]}
             outputs["FunctionName"] = {"Value": "fraud-function"}
             for output in ("WorkerName", "TransactionsQueueUrl", "DecisionsTable", "DeadLetterQueueUrls"):
                 outputs[output] = {"Value": "not made here"}
-        body = json.dumps({"Parameters": expanded["Parameters"], "Resources": resources, "Outputs": outputs})
+        body = json.dumps({"Parameters": free["Parameters"], "Resources": resources, "Outputs": outputs})
         change = client.update_stack if name in stacks else client.create_stack
         change(StackName=name, TemplateBody=body, Tags=[{"Key": k, "Value": v} for k, v in (tags or {}).items()])
         made = client.describe_stacks(StackName=name)["Stacks"][0]

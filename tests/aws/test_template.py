@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-Template = Mapping[str, Any]
+from tests.aws.settling import ROOT, Template, made
 
 
 def of_type(template: Template, kind: str) -> dict[str, Any]:
@@ -42,8 +41,8 @@ def as_list(value: Any) -> list[Any]:
 
 
 def statements(template: Template, role: str = "FraudFunctionRole") -> dict[str, Any]:
-    """What a role may do: its own policies, and the one that both roles have."""
-    shared = only(template, "AWS::IAM::Policy")["Properties"]
+    """What a role may do: its own policies, and the one that the roles of all functions have."""
+    shared = template["Resources"]["ScoringRights"]["Properties"]
     assert {"Ref": role} in shared["Roles"]
     policies = [*template["Resources"][role]["Properties"]["Policies"], shared]
     found = [item for policy in policies for item in policy["PolicyDocument"]["Statement"]]
@@ -58,7 +57,7 @@ def methods(template: Template) -> Iterator[tuple[str, str, Any]]:
             yield path, method, operation
 
 
-ROLES = {"FraudFunction": "FraudFunctionRole", "FraudWorker": "FraudWorkerRole"}
+ROLES = {name: f"{name}Role" for name in ("FraudFunction", "FraudSmoke", "FraudWorker")}
 
 
 def function(template: Template, name: str = "FraudFunction") -> Any:
@@ -208,8 +207,10 @@ def test_memory_and_timeout_are_what_a_cold_start_needs(expanded: Template) -> N
     assert 5 <= function(expanded)["Timeout"] < 29, "API Gateway gives up after 29 s"
 
 
-def test_new_accounts_can_deploy_because_no_concurrency_is_reserved(expanded: Template) -> None:
-    assert "ReservedConcurrentExecutions" not in function(expanded)
+def test_new_accounts_can_deploy_because_no_concurrency_is_reserved(free: Template, template: Template) -> None:
+    assert "ReservedConcurrentExecutions" not in function(free)
+    assert "ProvisionedConcurrencyConfig" not in only(free, "AWS::Lambda::Alias")["Properties"]
+    assert function(made(template, ReservedConcurrency=5))["ReservedConcurrentExecutions"] == 5
 
 
 def test_the_model_is_a_pointer_in_the_bucket_so_a_new_one_needs_no_deploy(expanded: Template) -> None:
@@ -228,24 +229,30 @@ def test_one_row_is_scored_by_one_thread(expanded: Template) -> None:
 def test_every_setting_of_the_function_is_one_that_the_service_knows(expanded: Template) -> None:
     from fraud_api_lambda.settings import read_settings
 
-    made = {"ModelBucket": "bucket", "ModelPublicKeys": "CFN-keys", "RulesUrl": "rules/current.yaml"}
-    made |= {"Profiles": "profiles", "Decisions": "decisions", "Outbox.QueueName": "outbox.fifo"}
-    made |= {f"{name}Parameter": f"/fraud/{name}" for name in ("ApiKeys", "PseudonymKey", "Webhooks")}
+    names = {"ModelBucket": "bucket", "ModelPublicKeys": "CFN-keys", "RulesUrl": "rules/current.yaml"}
+    names |= {"Profiles": "profiles", "Decisions": "decisions", "Outbox.QueueName": "outbox.fifo"}
+    names |= {f"{name}Parameter": f"/fraud/{name}" for name in ("ApiKeys", "PseudonymKey", "Webhooks")}
+    names |= {"AWS::StackName": "fraud-dev"}
 
     def value(node: Any) -> str:
+        if isinstance(node, Mapping) and node.get("Ref") in names:
+            return names[node["Ref"]]
         if isinstance(node, Mapping) and "Ref" in node:
             return str(expanded["Parameters"][node["Ref"]]["Default"])
         if isinstance(node, Mapping) and "Fn::If" in node:
             return value(node["Fn::If"][1])
         if isinstance(node, Mapping):
-            return re.sub(r"\$\{([^}]+)\}", lambda found: made[found[1]], str(node["Fn::Sub"]))
+            return re.sub(r"\$\{([^}]+)\}", lambda found: names[found[1]], str(node["Fn::Sub"]))
         return str(node)
 
     for name in ROLES:
-        settings = read_settings({name: value(node) for name, node in environment(expanded, name).items()})
+        variables = dict(environment(expanded, name))
+        variables.pop("FRAUD_SMOKE_FUNCTION", None)  # the hook's own, which is no setting of the service
+        settings = read_settings({name: value(node) for name, node in variables.items()})
         assert settings.model_url == "s3://bucket/models/current"
         assert settings.model_public_keys == "ssm:CFN-keys"
         assert settings.rules_url == "s3://bucket/rules/current.yaml"
+        assert settings.challenger_url == "s3://bucket/models/challenger"
         assert settings.without_model == "review"
         assert settings.feature_store_url == "dynamodb://profiles"
         assert settings.decision_log_url == "dynamodb://decisions"
@@ -254,9 +261,9 @@ def test_every_setting_of_the_function_is_one_that_the_service_knows(expanded: T
         assert settings.api_keys == "ssm:/fraud/ApiKeys"
         assert settings.pseudonym_key == "ssm:/fraud/PseudonymKey"
         assert settings.webhooks == "ssm:/fraud/Webhooks"
-        assert settings.deadline_ms == {"FraudFunction": 250, "FraudWorker": 2000}[name]
+        assert settings.deadline_ms == {"FraudWorker": 2000}.get(name, 250)
         # Nobody hears the worker's answer: a decision that is recorded nowhere would be lost with it.
-        assert settings.on_log_failure == {"FraudFunction": "review", "FraudWorker": "refuse"}[name]
+        assert settings.on_log_failure == {"FraudWorker": "refuse"}.get(name, "review")
 
 
 @pytest.mark.parametrize(("parameter", "setting"), [("WithoutModel", "Outcome"), ("LogLevel", "LogLevel")])
@@ -285,7 +292,8 @@ def test_no_secret_stands_in_the_template(expanded: Template) -> None:
 
 def test_the_log_group_is_the_functions_and_forgets_after_some_days(expanded: Template) -> None:
     groups = of_type(expanded, "AWS::Logs::LogGroup")
-    assert {function(expanded, name)["LoggingConfig"]["LogGroup"]["Ref"] for name in ROLES} == groups.keys()
+    own = {function(expanded, name)["LoggingConfig"]["LogGroup"]["Ref"] for name in ROLES}
+    assert own | {"GatewayLogs", "RetrainingLogs"} == groups.keys()
     for group in groups.values():
         assert group["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
     assert expanded["Parameters"]["LogRetentionDays"]["Default"] == 30
@@ -340,22 +348,49 @@ def test_no_statement_of_a_role_has_a_star_for_an_action_or_a_resource(expanded:
         assert "*" not in as_list(statement["Resource"])
 
 
-def test_no_managed_policy_widens_a_role(expanded: Template) -> None:
-    roles = of_type(expanded, "AWS::IAM::Role")
-    assert roles.keys() == set(ROLES.values())
+def test_the_hook_may_try_versions_and_tell_codedeploy_as_well(expanded: Template) -> None:
+    own = expanded["Resources"]["SmokeRights"]["Properties"]
+    assert own["Roles"] == [{"Ref": "FraudSmokeRole"}]
+    may = {item["Sid"]: item for item in own["PolicyDocument"]["Statement"]}
+    assert may["TryVersions"]["Action"] == "lambda:InvokeFunction"
+    assert may["TryVersions"]["Resource"] == {"Fn::Sub": "${FraudFunction.Arn}:*"}
+    verdict = may["TellCodeDeploy"]["Resource"]["Fn::Sub"]
+    group = ":deploymentgroup:${ServerlessDeploymentApplication}/${FraudFunctionDeploymentGroup}"
+    assert verdict.endswith(group)
+    assert {
+        sid: item["Action"] for sid, item in statements(expanded, "FraudSmokeRole").items()
+    }.keys() == SCORING.keys()
+
+
+def test_no_policy_at_all_allows_a_star(expanded: Template) -> None:
+    found = 0
+    for path, node in walk(expanded["Resources"]):
+        if not isinstance(node, Mapping) or node.get("Effect") != "Allow":
+            continue
+        found += 1
+        assert not any("*" in action for action in as_list(node["Action"])), path
+        assert "*" not in as_list(node.get("Resource", "")), path
+        assert "*" not in as_list(node.get("Principal", "")), path
+    assert found > 30
+
+
+def test_no_managed_policy_widens_a_role(free: Template, production: Template) -> None:
+    roles = of_type(production, "AWS::IAM::Role")
+    assert roles.keys() == of_type(free, "AWS::IAM::Role").keys() == {*ROLES.values(), "DeployRole"}
+    expanded = production
     assert not any("ManagedPolicyArns" in role["Properties"] for role in roles.values())
     for name, role in ROLES.items():
         assert function(expanded, name)["Role"] == {"Fn::GetAtt": [role, "Arn"]}
         assert as_list(expanded["Resources"][name]["DependsOn"]) == ["ScoringRights"], "no call before its rights"
 
 
-def test_profiles_lie_in_a_table_whose_rows_expire(expanded: Template) -> None:
-    table = expanded["Resources"]["Profiles"]["Properties"]
+def test_profiles_lie_in_a_table_whose_rows_expire(free: Template) -> None:
+    table = free["Resources"]["Profiles"]["Properties"]
     assert "TableName" not in table
     assert table["KeySchema"] == [{"AttributeName": "party", "KeyType": "HASH"}]
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
     assert table["BillingMode"] == "PROVISIONED"
-    assert environment(expanded)["FRAUD_FEATURE_STORE_URL"] == {"Fn::Sub": "dynamodb://${Profiles}"}
+    assert environment(free)["FRAUD_FEATURE_STORE_URL"] == {"Fn::Sub": "dynamodb://${Profiles}"}
 
 
 def test_decisions_lie_in_a_table_whose_items_expire(expanded: Template) -> None:
@@ -377,13 +412,10 @@ def test_the_function_may_query_each_index_by_its_name(expanded: Template) -> No
 
 
 @pytest.mark.parametrize("unit", ["ReadCapacityUnits", "WriteCapacityUnits"])
-def test_all_tables_and_indexes_together_are_within_the_25_free_units(expanded: Template, unit: str) -> None:
-    def units(given: Any) -> int:
-        return int(expanded["Parameters"][given["Ref"]]["Default"] if isinstance(given, Mapping) else given)
-
+def test_all_tables_and_indexes_together_are_within_the_25_free_units(free: Template, unit: str) -> None:
     found = [
-        units(node["ProvisionedThroughput"][unit])
-        for _, node in walk(of_type(expanded, "AWS::DynamoDB::Table"))
+        int(node["ProvisionedThroughput"][unit])
+        for _, node in walk(of_type(free, "AWS::DynamoDB::Table"))
         if isinstance(node, Mapping) and "ProvisionedThroughput" in node
     ]
     assert len(found) == 2 + 6
@@ -391,14 +423,14 @@ def test_all_tables_and_indexes_together_are_within_the_25_free_units(expanded: 
 
 
 def test_an_index_that_holds_every_decision_is_no_slower_than_a_decision_a_write_unit_of_the_others(
-    expanded: Template,
+    free: Template,
 ) -> None:
     """An index that is throttled throttles the table: the three that most decisions go into have one and the same."""
-    indexes = expanded["Resources"]["Decisions"]["Properties"]["GlobalSecondaryIndexes"]
+    indexes = free["Resources"]["Decisions"]["Properties"]["GlobalSecondaryIndexes"]
     units = {index["IndexName"]: index["ProvisionedThroughput"]["WriteCapacityUnits"] for index in indexes}
     for name in ("by_time", "by_customer", "by_counterparty"):
-        assert units[name] == {"Ref": "IndexWriteUnits"}
-    default = expanded["Parameters"]
+        assert units[name] == free["Parameters"]["IndexWriteUnits"]["Default"]
+    default = free["Parameters"]
     assert default["DecisionWriteUnits"]["Default"] > default["IndexWriteUnits"]["Default"], "an alert takes two"
 
 
@@ -453,14 +485,16 @@ def test_the_worker_is_the_same_image_with_another_entry(expanded: Template, tem
     assert "ImageConfig" not in function(expanded)
 
 
-def test_the_schedule_sends_the_tasks_that_the_entry_knows_once_a_day(expanded: Template) -> None:
-    rules = [item["Properties"] for item in of_type(expanded, "AWS::Events::Rule").values()]
-    tasks = {json.loads(target["Input"])["task"] for rule in rules for target in rule["Targets"]}
+def test_the_schedule_sends_the_tasks_that_the_entry_knows(free: Template) -> None:
+    rules = {name: item["Properties"] for name, item in of_type(free, "AWS::Events::Rule").items()}
+    assert rules.pop("FraudFunctionHeartbeat")
+    tasks = {json.loads(target["Input"])["task"] for rule in rules.values() for target in rule["Targets"]}
     samples = [json.loads(path.read_text()) for path in (ROOT / "events/work").glob("*.json")]
     assert tasks == {sample["task"] for sample in samples if "task" in sample}
     assert tasks >= {"summary", "retention"}
-    for rule in rules:
-        assert re.fullmatch(r"cron\(\d+ \d+ \* \* \? \*\)", rule["ScheduleExpression"])
+    assert rules.pop("FraudWorkerHeartbeat")["ScheduleExpression"] == "rate(1 hour)"
+    for rule in rules.values():
+        assert re.fullmatch(r"cron\(\d+ \d+ \* \* \? \*\)", rule["ScheduleExpression"]), "once a day"
         assert [target["Arn"] for target in rule["Targets"]] == [{"Fn::GetAtt": ["FraudWorker", "Arn"]}]
 
 
@@ -477,10 +511,19 @@ def test_a_secrets_parameter_names_one_parameter_only(template: Template, name: 
         assert not re.fullmatch(template["Parameters"][parameter]["AllowedPattern"], name)
 
 
-def test_only_lambda_takes_a_role_on(expanded: Template) -> None:
-    for role in of_type(expanded, "AWS::IAM::Role").values():
+def test_each_role_is_taken_on_by_one_service(expanded: Template) -> None:
+    taken = {
+        **dict.fromkeys(ROLES.values(), "lambda"),
+        "DeployRole": "codedeploy",
+        "GatewayLogRole": "apigateway",
+        "RetrainingRole": "codebuild",
+        "RetrainingRuleRole": "events",
+    }
+    roles = of_type(expanded, "AWS::IAM::Role")
+    assert roles.keys() == taken.keys()
+    for name, role in roles.items():
         trust = role["Properties"]["AssumeRolePolicyDocument"]["Statement"]
-        assert [item["Principal"] for item in trust] == [{"Service": "lambda.amazonaws.com"}]
+        assert [item["Principal"] for item in trust] == [{"Service": f"{taken[name]}.amazonaws.com"}]
 
 
 def test_the_function_reads_under_models_and_rules_only(expanded: Template) -> None:
@@ -592,18 +635,44 @@ def test_nothing_has_a_physical_name(expanded: Template) -> None:
         "TableName",
         "QueueName",
         "TopicName",
+        "AlarmName",
+        "DashboardName",
+        "ApplicationName",
+        "BudgetName",
+        "RepositoryName",
     }
     for name, resource in expanded["Resources"].items():
         properties = resource.get("Properties", {})
-        if resource["Type"] not in {"AWS::Lambda::Permission", "AWS::Lambda::EventSourceMapping"}:
-            assert not named & set(properties), name
-        if resource["Type"] in {"AWS::ApiGateway::RestApi", "AWS::ApiGateway::ApiKey", "AWS::SSM::Parameter"}:
+        refers = {"Permission", "EventSourceMapping", "Version", "Alias"}
+        if resource["Type"] not in {f"AWS::Lambda::{kind}" for kind in refers}:
+            found = named & set(properties)
+            assert not found or resource["Type"] == "AWS::CodeDeploy::DeploymentGroup", name  # names its application
+        if resource["Type"].rpartition("::")[2] in {"RestApi", "ApiKey", "Parameter", "WebACL", "Project", "Rule"}:
             assert "Name" not in properties, name
     assert "Export" not in json.dumps(expanded["Outputs"]), "the name of an export is one for the whole region"
 
 
-def test_deleting_the_stack_keeps_nothing_back(expanded: Template) -> None:
-    assert {item.get("DeletionPolicy", "Delete") for item in expanded["Resources"].values()} == {"Delete"}
+def kept(template: Template) -> set[str]:
+    return {name for name, item in template["Resources"].items() if item.get("DeletionPolicy", "Delete") != "Delete"}
+
+
+def test_deleting_a_stack_for_development_keeps_nothing_back(free: Template, template: Template) -> None:
+    """But versions of a function that has gone, which go with it."""
+    for found in (free, made(template, Environment="staging", CostMode="production")):
+        assert kept(found) == of_type(found, "AWS::Lambda::Version").keys()
+        tables = of_type(found, "AWS::DynamoDB::Table").values()
+        assert not any(table["Properties"]["DeletionProtectionEnabled"] for table in tables)
+
+
+def test_deleting_production_keeps_what_cannot_be_made_again(production: Template) -> None:
+    tables = of_type(production, "AWS::DynamoDB::Table")
+    queues = of_type(production, "AWS::SQS::Queue")
+    logs = {"FraudFunctionLogs", "FraudWorkerLogs"}
+    versions = of_type(production, "AWS::Lambda::Version")
+    assert kept(production) == {*tables, *queues, *logs, *versions, "ModelBucket"}
+    assert all(table["Properties"]["DeletionProtectionEnabled"] is True for table in tables.values())
+    for name in (*tables, *queues, "ModelBucket"):
+        assert production["Resources"][name]["UpdateReplacePolicy"] == "Retain"
 
 
 def test_no_resource_waits_for_itself(expanded: Template) -> None:
@@ -654,6 +723,9 @@ def test_the_outputs_are_those_that_publish_and_smoke_read(expanded: Template) -
         "TransactionsQueueUrl",
         "DecisionsTable",
         "DeadLetterQueueUrls",
+        "AlarmTopicArn",
+        "DashboardUrl",
+        "TrainingRepositoryUri",
     }
     assert all(item["Description"] for item in expanded["Outputs"].values())
 
@@ -691,7 +763,7 @@ def test_cfn_lint_and_its_serverless_rules_find_nothing() -> None:
 def test_every_check_that_is_switched_off_says_why() -> None:
     text = (ROOT / "template.yaml").read_text()
     off = re.findall(r"^ {8}- ([A-Z]{1,2}\d{4})(.*)$", text, re.MULTILINE)
-    assert len(off) == 7
+    assert len(off) == 9
     assert all(reason.strip().startswith("#") and len(reason) > 20 for _, reason in off)
 
 

@@ -63,8 +63,10 @@ _CHANGES = (
     "ENV LANG=en_US.UTF-8",
     "ENV TZ=:/etc/localtime",
     "ENV PATH=/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
-    # With what is nowhere left out: /usr/lib64, /var/runtime/lib, /opt/lib.
-    "ENV LD_LIBRARY_PATH=/var/lang/lib:/lib64:/var/runtime:/var/task:/var/task/lib",
+    (
+        "ENV LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:"
+        "/var/task:/var/task/lib:/opt/lib"
+    ),
     "ENV LAMBDA_TASK_ROOT=/var/task",
     "ENV LAMBDA_RUNTIME_DIR=/var/runtime",
     "WORKDIR /var/task",

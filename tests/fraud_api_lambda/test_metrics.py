@@ -18,16 +18,20 @@ from fraud_api_lambda.app import create_app
 from fraud_api_lambda.metrics import (
     COUNTERS,
     EDGES,
+    EMF_FEW,
     EMF_UNITS,
     GAUGES,
     HISTOGRAMS,
     NAMESPACE,
+    SERVICE,
     Metrics,
     emit_emf,
     exposition,
     known_as,
     log_summary,
 )
+from fraud_api_lambda.reload import ModelSource
+from fraud_api_lambda.routes_records import gauges
 from fraud_api_lambda.schemas import Decision
 from fraud_api_lambda.scoring import FraudScorer
 from tests.conftest import Trained
@@ -190,8 +194,16 @@ def test_where_metrics_go_elsewhere_the_route_says_so(bare_scorer: FraudScorer) 
 # --- CloudWatch ------------------------------------------------------------------------------------------------------
 
 
-def emitted(metrics: Metrics, capsys: pytest.CaptureFixture[str], **gauges: float) -> list[dict[str, Any]]:
-    emit_emf(metrics, {(name,): value for name, value in gauges.items()})
+def emitted(
+    metrics: Metrics,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    cold: bool = False,
+    waited_for: bool = True,
+    **gauges: float,
+) -> list[dict[str, Any]]:
+    metrics.cold = cold
+    emit_emf(metrics, {(name,): value for name, value in gauges.items()}, waited_for=waited_for)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -227,6 +239,7 @@ def test_every_series_has_a_name_in_cloudwatch_with_its_unit(capsys: pytest.Capt
     for name, (_, labels) in COUNTERS.items():
         if not labels:
             metrics.add(name)
+    metrics.add("requests", "/ready", "GET", "503")
     metrics.decided(APPROVED, 10)
     (line,) = emitted(metrics, capsys, model_trouble=1, rules_trouble=1, bundle_age_seconds=1, bundle_serial=1)
     (directive,) = line["_aws"]["CloudWatchMetrics"]
@@ -244,6 +257,101 @@ def test_a_burst_of_decisions_is_one_line_with_the_latest_latencies(
     (line,) = emitted(metrics, capsys)
     assert line["Approved"] == [1000.0]
     assert line["DecisionLatency"] == [n / 1000 for n in range(901, 1000)]
+
+
+def test_a_first_answer_opens_connections_and_is_no_measure_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = Metrics()
+    metrics.request(route="/health", method="GET", status=200, seconds=0.1, request_id="r", key=None)
+    emit_emf(metrics)  # a heartbeat opens none
+    metrics.decided(REVIEWED, 900_000)
+    emit_emf(metrics)
+    metrics.decided(APPROVED, 1500)
+    emit_emf(metrics)
+    _, first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["Reviewed"] == first["DegradedRules"] == [1.0]
+    assert not {"DecisionLatency", "Degraded"} & set(first)
+    assert (second["DecisionLatency"], second["Degraded"]) == ([1.5], [0.0])
+
+
+def test_a_restored_process_is_cold_again(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = Metrics()
+    metrics.decided(APPROVED, 1500)
+    assert "DecisionLatency" not in emitted(metrics, capsys, cold=True)[0]
+    assert metrics.cold is False
+
+
+def test_what_a_decision_lacked_is_one_figure_a_decision(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = Metrics()
+    for decided in (APPROVED, REVIEWED, APPROVED):
+        metrics.decided(decided, 1500)
+    assert emitted(metrics, capsys)[0]["Degraded"] == [0.0, 1.0, 0.0]
+
+
+def test_rules_alone_are_degraded_only_where_something_was_published(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = Metrics()
+    for lacked, unpublished, degraded in (
+        (("model",), 0.0, 1.0),
+        (("model",), 1.0, 0.0),
+        (("model", "decision_log"), 1.0, 1.0),
+    ):
+        metrics.decided(replace(REVIEWED, degraded=lacked), 1500)
+        (line,) = emitted(metrics, capsys, unpublished=unpublished)
+        assert line["Degraded"] == [degraded]
+        assert line["DegradedModel"] == [1.0]
+
+
+def test_no_bundle_anywhere_is_told_from_one_that_is_refused_and_from_one_that_was_lost(
+    tmp_path: Path, trained: Trained
+) -> None:
+    nothing = ModelSource(f"file://{tmp_path}/models/current", dict)
+    nothing.refresh()
+    assert gauges(FraudScorer(nothing))["unpublished",] == 1
+    refused = ModelSource(f"file://{trained.root}/models/current", dict)
+    refused.refresh()
+    assert gauges(FraudScorer(refused))["unpublished",] == 0
+    served = source_of(trained)
+    served.trouble = nothing.trouble
+    found = gauges(FraudScorer(served))
+    assert (found["unpublished",], found["model_trouble",]) == (0, 1)
+
+
+def test_a_service_that_waits_for_its_first_bundle_answers_and_has_no_server_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    metrics = Metrics()
+    metrics.add("requests", "/ready", "GET", "503")
+    (line,) = emitted(metrics, capsys)
+    assert (line["Requests"], line["NotReady"], "ServerErrors" in line) == ([1.0], [1.0], False)
+
+
+def test_a_queues_decisions_are_no_measure_of_how_long_somebody_waited(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = Metrics()
+    metrics.decided(REVIEWED, 1500)
+    (line,) = emitted(metrics, capsys, waited_for=False)
+    assert (line["Degraded"], "DecisionLatency" in line) == ([1.0], False)
+
+
+def test_few_are_those_that_are_free(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(EMF_FEW) == 10
+    assert set(EMF_UNITS) > EMF_FEW
+    metrics = Metrics(few=True)
+    metrics.decided(REVIEWED, 1500)
+    metrics.request(route="/predict", method="POST", status=422, seconds=0.1, request_id="r", key=None)
+    (line,) = emitted(metrics, capsys, model_trouble=1, rules_trouble=1, bundle_age_seconds=1)
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    sent = {metric["Name"] for metric in directive["Metrics"]}
+    assert sent == {"Requests", "Reviewed", "Degraded", "DecisionLatency", "ModelTrouble"}
+
+
+def test_each_deployed_service_has_figures_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+    metrics.add("replays")
+    assert emitted(metrics, capsys)[0]["service"] == SERVICE
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "fraud-prod")
+    metrics.add("replays")
+    assert emitted(metrics, capsys)[0]["service"] == "fraud-prod"
 
 
 def test_a_metric_that_cannot_be_sent_is_told_and_nothing_more(

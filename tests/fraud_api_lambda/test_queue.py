@@ -19,8 +19,8 @@ from fraud_api_lambda.errors import RetryLater, StoreUnavailable
 from fraud_api_lambda.outbox.sqs import pack
 from fraud_api_lambda.settings import Settings
 from tests.fraud_api_lambda.decision_log.servers import create_table
-from tests.fraud_api_lambda.feature_store.servers import REGION, moto_server, name_aws
 from tests.fraud_api_lambda.making import KEY, publish_small
+from tests.servers import REGION, moto_server, name_aws
 
 pytestmark = pytest.mark.server
 

@@ -118,6 +118,26 @@ def test_a_challenger_that_hangs_holds_nobody_up(pair: tuple[ModelSource, ModelS
     let_go.set()
 
 
+def test_a_decision_that_no_model_made_does_not_begin_the_comparison_anew(
+    pair: tuple[ModelSource, ModelSource], tmp_path: Path
+) -> None:
+    champion, challenger = pair
+    scorer = FraudScorer(champion, challenger=challenger, clock=lambda: NOW)
+    assert scorer.shadow is not None
+    scorer.shadow.start()
+    scorer.answer(drained(0))
+    until(lambda: (scorer.shadow.found() or {}).get("judged") == 1)  # type: ignore[union-attr]
+    served, champion.served = champion.served, None
+    scorer.answer(drained(1))
+    champion.served = served
+    scorer.answer(drained(2))
+    until(lambda: (scorer.shadow.found() or {}).get("judged", 0) != 1)  # type: ignore[union-attr]
+    scorer.shadow.stop()
+    found = scorer.shadow.found()
+    assert found is not None
+    assert (found["champion"], found["judged"]) == ("champion", 2)
+
+
 def test_test_inputs_are_not_judged_again(pair: tuple[ModelSource, ModelSource]) -> None:
     champion, challenger = pair
     scorer = FraudScorer(champion, challenger=challenger)

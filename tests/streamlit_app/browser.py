@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Playwright's waiting for anything (ms): a shared machine may be slow, and nothing here is about speed.
@@ -27,12 +28,6 @@ def find_chromium() -> str:
         if found:
             return found
     pytest.skip("there is no chromium on this machine (Debian: apt-get install chromium)")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

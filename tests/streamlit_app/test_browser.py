@@ -14,7 +14,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
-from tests.streamlit_app.browser import Tab, free_port, open_browser, serve_console
+from tests.servers import free_port
+from tests.streamlit_app.browser import Tab, open_browser, serve_console
 from tests.streamlit_app.conftest import KEYS, Past, environment_of, keys_setting, serve
 from tests.streamlit_app.seeding import seed
 

@@ -610,6 +610,16 @@ def test_the_report_is_fetched_and_can_be_saved(with_past: Past, open_console: O
 
 
 @pytest.mark.server
+@pytest.mark.parametrize("role", ["score", "review"])
+def test_what_weighs_and_the_card_are_told_to_every_key(with_past: Past, open_console: Open, role: str) -> None:
+    app = go(open_console(with_past.url, KEYS[role]), "model")
+    served = ask(with_past, "/model")
+    assert served["importance"]
+    assert "Over test rows" in texts(app.main)
+    assert served["model_card"].strip() in [code.value.strip() for code in app.main.code]
+
+
+@pytest.mark.server
 def test_a_challenger_stands_beside_the_champion(
     trained: Any, tmp_path_factory: pytest.TempPathFactory, open_console: Open
 ) -> None:

@@ -16,7 +16,7 @@ from fraud_api_lambda.errors import StoreUnavailable
 from tests.fraud_api_lambda.decision_log.conftest import AMPLE_MS
 from tests.fraud_api_lambda.decision_log.records import NOON_MS, label, record
 from tests.fraud_api_lambda.decision_log.servers import PASSWORD, USER, PostgresServer, postgres
-from tests.fraud_api_lambda.feature_store.servers import free_port, listener
+from tests.servers import free_port, listener
 
 pytestmark = pytest.mark.server
 
@@ -202,6 +202,54 @@ def test_a_wrong_password_and_a_missing_database_are_told_apart_and_never_shown(
         missing.check()
     assert "nowhere" not in str(caught.value)
     missing.close()
+
+
+#: So long that a call which waits to its end is told from one that ends when it is refused.
+A_MINUTE_MS = 60_000
+
+
+def refused_at_once(url: str) -> str:
+    log = open_decision_log(url, budget_ms=A_MINUTE_MS)
+    started = time.monotonic()
+    said = []
+    for call in (log.check, lambda: log.append([record()]), lambda: log.find(["t-1"])):
+        with pytest.raises(StoreUnavailable) as caught:
+            call()
+        said.append(str(caught.value))
+    assert time.monotonic() - started < A_MINUTE_MS / 2000, "a refused call waits for nothing"
+    log.close()
+    [message] = set(said)
+    assert PASSWORD not in message
+    assert "127.0.0.1" not in message
+    return message
+
+
+def test_a_wrong_password_is_told_at_once_however_long_the_budget(server: PostgresServer) -> None:
+    assert "refused the user name or the password" in refused_at_once(server.url(password="hunter3"))
+
+
+def test_a_port_where_nothing_listens_is_told_at_once_and_not_as_a_time_out() -> None:
+    said = refused_at_once(f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{free_port()}/postgres")
+    assert said == "The decision log (postgresql) refused the connection (does it run, and on this port?)."
+
+
+def test_a_host_name_that_leads_nowhere_is_told_at_once() -> None:
+    assert "has a host name that leads nowhere" in refused_at_once(
+        f"postgresql://{USER}:{PASSWORD}@nowhere.invalid/postgres"
+    )
+
+
+def test_what_the_server_is_told_follows_what_a_call_may_take(server: PostgresServer) -> None:
+    log = open_decision_log(server.url(), budget_ms=AMPLE_MS)
+    log.check()
+    log.allow(0.321)
+
+    def told() -> object:
+        with log._use() as connection:  # type: ignore[attr-defined]
+            return connection.execute("SHOW statement_timeout").fetchone()[0]
+
+    assert told() == "321ms"
+    log.close()
 
 
 def test_no_log_line_of_the_driver_names_the_server(caplog: pytest.LogCaptureFixture) -> None:

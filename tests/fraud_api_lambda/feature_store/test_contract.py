@@ -218,3 +218,12 @@ def test_a_closed_store_says_so_and_may_be_closed_again(store: FeatureStore) -> 
 
 def test_only_stores_inside_the_process_are_inline(store: FeatureStore, kind: str) -> None:
     assert store.inline is (kind in {"memory", "sqlite"})
+
+
+def test_after_disconnecting_it_connects_again_and_has_lost_nothing_durable(store: FeatureStore) -> None:
+    store.swap([change("C1", 0, b"one")])
+    store.disconnect()
+    assert store.read(["C1"]) == {"C1": (1, b"one")}
+    store.disconnect()
+    store.disconnect()
+    store.check()

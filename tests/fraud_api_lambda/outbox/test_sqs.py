@@ -15,7 +15,7 @@ import pytest
 from fraud_api_lambda.errors import RetryLater, SettingsError, StoreUnavailable
 from fraud_api_lambda.outbox import RETRIES_S, Kind, Progress, open_outbox
 from fraud_api_lambda.outbox.sqs import Item, SqsOutbox, pack, unpack
-from tests.fraud_api_lambda.feature_store.servers import REGION, http_server, moto_server, name_aws
+from tests.servers import REGION, http_server, moto_server, name_aws
 
 pytestmark = pytest.mark.server
 
@@ -303,3 +303,12 @@ def test_the_sample_event_is_of_todays_form() -> None:
         ("decision", "T-2026-000001"),
         ("label", "T-2026-000001"),
     ]
+
+
+def test_after_disconnecting_it_connects_again(outbox: SqsOutbox) -> None:
+    outbox.put("webhook", "m1", b"one")
+    outbox.disconnect()
+    assert outbox.waiting() == {"all": 1}
+    outbox.disconnect()
+    outbox.put("webhook", "m2", b"two")
+    assert outbox.waiting() == {"all": 2}
