@@ -355,13 +355,13 @@ def _stores(scorer: FraudScorer) -> dict[str, Any]:
 
 
 def _ready(source: ModelSource, stores: dict[str, Any]) -> Response:
-    """200 while a model is served, even where the last look for a newer one or for the rules failed or a store does not
-    answer: scores are still given, flagged. All of it is told.
+    """200 while a model is served, even where the last look for a newer one or for the rules failed, the model is the
+    image's own or a store does not answer: scores are still given, flagged. All of it is told.
     """
     trouble, served = source.trouble, source.served
-    body: dict[str, Any] = {"status": "ready" if served else "degraded"}
+    body: dict[str, Any] = {"status": "ready" if served and not served.baked else "degraded"}
     if served is not None:
-        body |= {"model": "ok", "model_version": served.version}
+        body |= {"model": "baked" if served.baked else "ok", "model_version": served.version}
     else:
         state, detail = (trouble.state, trouble.detail) if trouble else ("missing", "No bundle is loaded.")
         body |= {"model": state, "detail": detail, "rules_version": source.rules.version}

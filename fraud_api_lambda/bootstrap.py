@@ -44,15 +44,17 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         raise SettingsError("FRAUD_DECISION_LOG_URL is none://: decisions would be lost. Use dynamodb://table.")
     pseudonyms = pseudonyms_of(settings.pseudonym_key, refuse_cards=settings.refuse_pan)
 
-    def look(url: str, *, champion: bool) -> ModelSource:
+    def look(url: str, baked_url: str | None = None, *, champion: bool) -> ModelSource:
         def keys() -> Mapping[str, bytes]:
             return public_keys(settings.model_public_keys, on_aws=on_aws)
 
-        source = ModelSource(url, keys, rules_url=settings.rules_url, pseudonym=pseudonyms, one_money=champion)
+        source = ModelSource(
+            url, keys, rules_url=settings.rules_url, baked_url=baked_url, pseudonym=pseudonyms, one_money=champion
+        )
         source.refresh()
         return source
 
-    source = look(settings.model_url, champion=True)
+    source = look(settings.model_url, settings.baked_model_url, champion=True)
     challenger = None if settings.challenger_url is None else look(settings.challenger_url, champion=False)
     receivers = parse_webhooks(_secret(settings.webhooks, "FRAUD_WEBHOOKS"))
     stream = None if settings.kafka_url is None else KafkaSink(_secret(settings.kafka_url, "FRAUD_KAFKA_URL"))

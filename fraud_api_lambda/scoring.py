@@ -520,6 +520,8 @@ class FraudScorer:
             if without:
                 model = scored = None
             missing: tuple[Degraded, ...] = () if history.available and not without else ("feature_store",)
+            if model is not None and each.served is not None and each.served.baked:
+                missing = ("model", *missing)
             terms = Terms(self.without_model, explain, missing, self.clock())
             decision = judge(model, each.rules, each.event, columns, scored, terms)
             raw = zip(each.features.columns, columns.tolist(), strict=True)

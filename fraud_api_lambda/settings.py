@@ -30,6 +30,9 @@ class Settings:
     #: The signed pointer of the bundle to serve: ``file://path`` (relative to the working directory unless it begins
     #: with ``/``) or ``s3://bucket/key``.
     model_url: str = "file://models/current"
+    #: The bundle that the image carries, if it does: ``file://path`` of its pointer. Served, and flagged as a stand-in,
+    #: while a process has not yet got one from ``model_url``. None: there is none.
+    baked_model_url: str | None = None
     #: A second pointer, in the same folder: its model is scored beside the first without changing an answer, and
     #: answers the share of customers that the pointer says. None: no challenger.
     challenger_url: str | None = None
@@ -134,6 +137,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             values[field] = text
     settings = Settings(**values)  # type: ignore[arg-type]  # each value was converted for its field above
     scheme_of(settings.model_url, "model", ("file", "s3"))
+    if settings.baked_model_url is not None:
+        scheme_of(settings.baked_model_url, "baked model", ("file",))
     if settings.challenger_url is not None:
         scheme_of(settings.challenger_url, "challenger", ("file", "s3"))
     if settings.rules_url is not None:

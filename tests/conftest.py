@@ -35,6 +35,13 @@ def full(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--full"))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """tests/container takes minutes and an engine: only where it is named, as `make test-container` does."""
+    if collection_path.name != "container" or collection_path.parent != Path(__file__).parent:
+        return None
+    return True if not any("container" in argument for argument in config.args) else None
+
+
 @pytest.fixture(scope="session")
 def measuring_data() -> Path:
     """The folder of the measuring data, named by FRAUD_TEST_DATA; skips, saying so, where it is not there."""

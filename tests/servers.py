@@ -32,9 +32,14 @@ def free_port() -> int:
 
 @contextmanager
 def child(
-    command: list[str], port: int, log_file: Path, env: Mapping[str, str], cwd: Path = ROOT
+    command: list[str],
+    port: int,
+    log_file: Path,
+    env: Mapping[str, str],
+    cwd: Path = ROOT,
+    host: str = "127.0.0.1",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the block ends; it listens on ``port`` when the block begins."""
+    """Run a server until the block ends; it listens on ``port`` of ``host`` when the block begins."""
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             command, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -44,7 +49,7 @@ def child(
         while True:
             assert process.poll() is None, log_file.read_text()
             assert time.monotonic() < deadline, f"{command} does not listen on port {port}"
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            with suppress(OSError), socket.create_connection((host, port), timeout=1):
                 break
             time.sleep(0.05)
         yield process
@@ -104,16 +109,16 @@ moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 def one_at_a_time(environ, start_response):
     with lock:
         return list(moto(environ, start_response))
-run_simple("127.0.0.1", int(sys.argv[1]), one_at_a_time, threaded=True, request_handler=MotoRequestHandler)
+run_simple(sys.argv[1], int(sys.argv[2]), one_at_a_time, threaded=True, request_handler=MotoRequestHandler)
 """
 
 
 @contextmanager
-def moto_server(folder: Path) -> Iterator[str]:
-    """The stand-in for AWS, in a process of its own; gives its address."""
-    port = free_port()
-    with child([sys.executable, "-c", _MOTO, str(port)], port, folder / "log", {}):
-        yield f"http://127.0.0.1:{port}"
+def moto_server(folder: Path, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
+    """The stand-in for AWS, in a process of its own, on an address of this machine; gives its URL."""
+    port = port or free_port()
+    with child([sys.executable, "-c", _MOTO, host, str(port)], port, folder / "log", {}, host=host):
+        yield f"http://{host}:{port}"
 
 
 @contextmanager

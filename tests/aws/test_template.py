@@ -856,11 +856,12 @@ def test_the_serving_stage_installs_nothing(dockerfile: list[str]) -> None:
     assert not any(re.search(r"\b(dnf|yum|apt-get)\b", line) for line in dockerfile)
 
 
-def test_only_the_package_and_its_lock_are_copied_into_the_build(dockerfile: list[str]) -> None:
+def test_the_package_its_lock_the_licence_and_a_bundle_are_all_that_is_copied(dockerfile: list[str]) -> None:
     copies = [line for line in dockerfile if line.startswith("COPY") and "--from" not in line]
     assert copies == [
         "COPY fraud_api_lambda/requirements.txt /build/requirements.txt",
         "COPY fraud_api_lambda /build/service/fraud_api_lambda",
+        "COPY LICENSE build/image* /build/service/",
     ]
 
 
@@ -886,7 +887,7 @@ def test_the_image_names_itself_with_oci_labels_and_the_packages_version(dockerf
     assert f"ARG VERSION={__version__}" in dockerfile
 
 
-def test_only_the_service_enters_the_build_context(tmp_path: Path) -> None:
+def test_only_what_the_images_are_made_of_enters_the_build_context(tmp_path: Path) -> None:
     """Judged by docker-py, with which `sam build` packs the context."""
     from docker.utils.build import exclude_paths
 
@@ -894,6 +895,9 @@ def test_only_the_service_enters_the_build_context(tmp_path: Path) -> None:
         "fraud_api_lambda/handler.py",
         "fraud_api_lambda/feature_store/redis.py",
         "fraud_api_lambda/default_rules.yaml",
+        "training/stack.py",
+        "build/image/baked/current",
+        "LICENSE",
     ]
     unwanted = [
         "keys/release-20260101-abcd.key",
@@ -901,7 +905,8 @@ def test_only_the_service_enters_the_build_context(tmp_path: Path) -> None:
         ".git/config",
         "models/current",
         "data/decisions.db",
-        "training/stack.py",
+        "build/other",
+        "training/__pycache__/stack.cpython-313.pyc",
         ".venv/bin/python",
         "fraud_api_lambda/__pycache__/handler.cpython-313.pyc",
         "samconfig.toml",
