@@ -29,8 +29,8 @@ def text(rows: list[Row], of: int, seconds: float) -> str:
     load = os.getloadavg()[0]
     head = (
         f"Run of {when} UTC: {len(rows)} of {of} faults of {seconds:.0f} s kept their promise (the others are not "
-        f"listed), {os.cpu_count()} cores, load average {load:.1f} at its end. Latencies are those while the fault lasted, "
-        "counted from when a request was due; lost and doubled records: none, or the row is missing."
+        f"listed), {os.cpu_count()} cores, load average {load:.1f} at its end. Latencies are those while the fault "
+        "lasted, counted from when a request was due; lost and doubled records: none, or the row is missing."
     )
     lines = [
         head,

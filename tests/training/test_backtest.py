@@ -228,9 +228,13 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, FraudScore
     return result, FraudScorer(source), said
 
 
-def test_the_synthetic_default_ships_the_two_rules_both_to_review() -> None:
+def test_the_synthetic_default_ships_three_rules_all_to_review() -> None:
     shipped = load_rules((Path(backtest.__file__).parent / "rules_synthetic.yaml").read_bytes())
-    assert {rule.expression for rule in shipped.rules} == {"amount_ratio > 3", "is_night && amount > 2000"}
+    assert {rule.expression for rule in shipped.rules} == {
+        "amount_ratio > 3",
+        "is_night && amount > 2000",
+        'drains_account && transaction_type in ["TRANSFER", "CASH_OUT"]',
+    }
     assert {rule.outcome for rule in shipped.rules} == {"review"}
     assert all(rule.enabled for rule in shipped.rules)
 
