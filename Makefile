@@ -21,6 +21,11 @@ ARGS =
 DATA =
 FORMAT = csv
 OUT = out
+# `make image`: what it is called, its processor, another base, and the pointer of a bundle that it is to carry.
+IMAGE = fraud-detection-api:latest
+ARCH = x86_64
+BASE =
+BUNDLE =
 # `make publish`, `smoke`, `destroy`: the name of the deployed stack.
 STACK =
 
@@ -39,11 +44,12 @@ RUN_STAMP := $(VENV)/.installed-run
 ALL_LOCK := tests/requirements.txt
 ALL_STAMP := $(VENV)/.installed-all
 
-.PHONY: help setup run test test-fast lint format bench screenshots train lambda publish smoke destroy lock clean \
+.PHONY: help setup run test test-fast test-browser lint format chaos bench screenshots train lambda image test-container \
+	publish smoke destroy lock clean \
 	environment environment-run
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: environment ## make .venv with all that development needs
 	@echo "Ready: $(VENV) ($$($(BIN)/python --version))."
@@ -57,6 +63,9 @@ test: environment ## run the whole test suite (WORKERS=, ARGS=)
 test-fast: environment ## run the tests that start no server and read no measuring data
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not server and not data" $(ARGS)
 
+test-browser: environment ## run the console's tests in chromium, one after the other (ARGS=)
+	@BROWSER_TESTS=1 $(BIN)/python -m pytest tests/streamlit_app/test_browser.py $(ARGS)
+
 lint: environment ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -66,6 +75,9 @@ lint: environment ## ruff, mypy --strict, import contracts
 format: environment ## let ruff lay the code out
 	@$(BIN)/ruff check --fix --select I .
 	@$(BIN)/ruff format .
+
+chaos: environment ## the long forms of faults, bad input and fuzzing; writes the table in docs/reliability.md (an hour)
+	@$(BIN)/python -m pytest -n 0 -m chaos --full $(ARGS)
 
 bench: environment ## run what benchmarks/ holds
 	@$(BIN)/python -m benchmarks
@@ -79,6 +91,13 @@ train: environment-run ## train and seal a bundle: DATA=file [FORMAT=paysim|hand
 
 lambda: environment ## serve the handler in the real Lambda runtime on 127.0.0.1 (LAMBDA_PORT=); Linux only
 	@$(BIN)/python -m training.runtime --port "$(LAMBDA_PORT)"
+
+image: environment-run ## build the service's image, print its layers (BUNDLE=models/current: carried; ARCH=, IMAGE=, BASE=)
+	@$(BIN)/python -m training.image --tag "$(IMAGE)" --arch "$(ARCH)" --bundle "$(BUNDLE)" --base "$(BASE)"
+
+# Root, Debian's docker.io, debootstrap, iproute2, and the SAM CLI in .venv-sam or on the PATH. One after the other.
+test-container: environment ## build the image and run it in a Docker engine of its own, behind the SAM CLI (ARGS=)
+	@$(BIN)/python -m pytest tests/container -n 0 --timeout 900 $(ARGS)
 
 publish smoke destroy: environment-run
 	@test -n "$(STACK)" || { echo "Name the deployed stack: make $@ STACK=fraud-api" >&2; exit 2; }
@@ -97,6 +116,7 @@ lock: environment ## write the locks anew from pyproject.toml (ARGS=--upgrade)
 	@$(LOCK) --group training -c $(ALL_LOCK) -o training/requirements.txt
 	@$(LOCK) --group console -c $(ALL_LOCK) -o streamlit_app/requirements.txt
 	@$(LOCK) $(ARGS) --group sam -o .ci/sam.txt
+	@$(LOCK) $(ARGS) --group checks -o .ci/checks.txt
 
 clean: ## remove what was built and cached; keeps models/, keys/ and data/
 	@rm -rf build out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .aws-sam "$(VENV)" .venv-*

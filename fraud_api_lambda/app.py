@@ -21,6 +21,8 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import __version__, card_numbers
@@ -219,13 +221,23 @@ def create_app(
 
     @app.get("/model", summary="What is served", response_model=None, responses=not_served)
     async def model() -> Response:
-        return _json(to_json({**_describe_model(source), "challenger": _describe_challenger(scorer)}))
+        def described() -> bytes:
+            return to_json({**_describe_model(source), "challenger": _describe_challenger(scorer)})
 
-    @app.get("/model/report", summary="The bundle's report", response_model=None, responses=not_served)
+        # The bundle's files come from disk or S3: read in a thread, beside the requests.
+        return _json(await asyncio.to_thread(described))
+
+    @app.get(
+        "/model/report",
+        summary="The bundle's report",
+        response_model=None,
+        response_class=HTMLResponse,
+        responses=not_served,
+    )
     async def report() -> Response:
         if source.served is None:
             raise _nothing_served(source)
-        # From disk or S3, checked against its digest; not in the serving path, so a thread may wait for it.
+        # From disk or S3, checked against its digest.
         page = await asyncio.to_thread(source.served.bundle.read, "report.html")
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
         return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
@@ -337,17 +349,19 @@ def _stores(scorer: FraudScorer) -> dict[str, Any]:
     found = {"feature_store": state(scorer.store.check), "decision_log": state(scorer.decisions.check)}
     if scorer.outbox is not None:
         found["outbox"] = state(scorer.outbox.waiting)
+    if scorer.breakers:
+        found["breakers"] = {name: breaker.state for name, breaker in scorer.breakers.items()}
     return found
 
 
 def _ready(source: ModelSource, stores: dict[str, Any]) -> Response:
-    """200 while a model is served, even where the last look for a newer one or for the rules failed or a store does not
-    answer: scores are still given, flagged. All of it is told.
+    """200 while a model is served, even where the last look for a newer one or for the rules failed, the model is the
+    image's own or a store does not answer: scores are still given, flagged. All of it is told.
     """
     trouble, served = source.trouble, source.served
-    body: dict[str, Any] = {"status": "ready" if served else "degraded"}
+    body: dict[str, Any] = {"status": "ready" if served and not served.baked else "degraded"}
     if served is not None:
-        body |= {"model": "ok", "model_version": served.version}
+        body |= {"model": "baked" if served.baked else "ok", "model_version": served.version}
     else:
         state, detail = (trouble.state, trouble.detail) if trouble else ("missing", "No bundle is loaded.")
         body |= {"model": state, "detail": detail, "rules_version": source.rules.version}
@@ -479,6 +493,8 @@ class Boundary:
 
         try:
             await self.app(scope, receive, answer)
+        except ClientDisconnect:
+            pass  # it went away with its body half sent: no fault of ours, and counted as 499
         except Exception as error:
             log.exception("unexpected error", extra={"request_id": request_id})
             if started:

@@ -1,7 +1,8 @@
 """The entries: ``handler`` for Lambda behind API Gateway, ``app`` for uvicorn. The very same app, built once at import.
 
-``queue`` takes what Lambda hands over from SQS, ``schedule`` the daily events, ``work`` both. This module only maps,
-and it is the only one that does I/O at import: it reads the environment and opens the bundle.
+``queue`` takes what Lambda hands over from SQS, ``schedule`` the daily events, ``work`` both; ``pretraffic`` is the
+hook of a deployment. This module only maps, and it is the only one that does I/O at import: it reads the environment
+and opens the bundle.
 """
 
 import logging
@@ -16,7 +17,7 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .app import MAX_BODY
-from .bootstrap import build, connect_at_start
+from .bootstrap import build, configure_logging, connect_at_start
 from .errors import InvalidRequest, RequestError, RequestTooLarge
 from .metrics import emit_emf
 from .routes_records import served_gauges
@@ -165,14 +166,25 @@ def schedule_handler(app: FastAPI) -> Any:
     return schedule
 
 
+def pretraffic(event: dict[str, Any], context: Any) -> str:
+    """CodeDeploy's hook before traffic, in a function of its own."""
+    from .pretraffic import pretraffic as examine
+
+    return examine(event, os.environ)
+
+
 _ON_AWS = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
 _SETTINGS = read_settings(os.environ)
-app = build(_SETTINGS, on_aws=_ON_AWS)
-if _ON_AWS:
-    connect_at_start(app)
-handler = lambda_handler(app)
-queue = queue_handler(app)
-schedule = schedule_handler(app)
+if "FRAUD_SMOKE_FUNCTION" in os.environ:
+    # The hook judges nothing: it needs no bundle, no table and none of the rights to them.
+    configure_logging(_SETTINGS.log_level)
+else:
+    app = build(_SETTINGS, on_aws=_ON_AWS)
+    if _ON_AWS:
+        connect_at_start(app)
+    handler = lambda_handler(app)
+    queue = queue_handler(app)
+    schedule = schedule_handler(app)
 
 
 def work(event: dict[str, Any], context: Any) -> dict[str, Any]:

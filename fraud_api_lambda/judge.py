@@ -39,7 +39,9 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a decision is made under, beside bundle and rules. ``missing``: what was not at hand before judging."""
+    """What a decision is made under, beside bundle and rules. ``missing``: what was not at hand before judging; with a
+    model, ``model`` among it says that it was a stand-in.
+    """
 
     without_model: Outcome = "review"
     explain: bool | None = None

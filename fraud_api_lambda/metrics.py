@@ -45,6 +45,7 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "bundle_age_seconds": ("Since the served bundle was trained; absent without a bundle.", ()),
     "model_trouble": ("1: the last look for a bundle did not lead to one that is served.", ()),
     "unpublished": ("1: no bundle is served because none lies where one is published to.", ()),
+    "breaker_open": ("1: such a call of a store is not made, because it has not answered.", ("call",)),
     "rules_trouble": ("1: the rules in force are not those of the rules file.", ()),
 }
 #: Upper edges of a histogram's buckets in seconds; above the last there is one more.
@@ -75,7 +76,7 @@ _EMF_NAMES = {
     "test_decisions": "TestInputs", "replays": "Replays", "log_failures": "LogFailures", "heartbeats": "Heartbeats",
 }  # fmt: skip
 _EMF_GAUGES = {"bundle_age_seconds": "BundleAge", "model_trouble": "ModelTrouble", "rules_trouble": "RulesTrouble"}
-#: Decisions kept one by one until they are sent to CloudWatch: a line takes 100 values of a metric at most.
+#: Decisions kept one by one until they are sent to CloudWatch, which takes at most 100 values of a metric in a line.
 _ONE_BY_ONE = 99
 
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from .bundle import Bundle, open_bundle, open_store, read_pointer, split_url
-from .errors import BundleError, BundleRefused, FraudError, RulesError
+from .bundle import Bundle, Pointer, open_bundle, open_store, read_pointer, split_url
+from .errors import BundleError, BundleMissing, BundleRefused, FraudError, RulesError
 from .model import FraudModel
 from .rules import RuleSet, default_rules, load_rules
+from .schemas import same_money
 
 log = logging.getLogger("fraud.reload")
 
@@ -24,11 +25,15 @@ REFRESH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Served:
-    """A bundle that passed every check, and what was made of it."""
+    """A bundle that passed every check, and what was made of it.
+
+    ``baked``: it is the image's own, in place of the one that the pointer names; what it decides is flagged.
+    """
 
     model: FraudModel
     rules: RuleSet
     bundle: Bundle = field(repr=False)
+    baked: bool = False
 
     @property
     def version(self) -> str:
@@ -123,9 +128,12 @@ class RulesSource:
 class ModelSource:
     """What is served now, and the one way it changes.
 
-    ``rules_url`` names a rules file that decides in place of the bundle's own. ``keys`` is called at every look that
-    needs it, so that a key put in place after the start is found while there is no bundle. ``pseudonym`` is what
-    parties are known by, for the lists of the rules. ``monotonic`` gives seconds and only spaces the looks.
+    ``rules_url`` names a rules file that decides in place of the bundle's own. ``baked_url`` is the pointer of the
+    bundle in the image, checked like any other: it stands in for as long as no look at ``url`` has led to a bundle, and
+    for none that was served from there. ``keys`` is called at every look that needs it, so that a key put in place
+    after the start is found while there is no bundle. ``pseudonym`` is what parties are known by, for the lists of the
+    rules. With ``one_money`` a bundle that counts in another currency than the one before is refused, for profiles hold
+    amounts: a champion's source. ``monotonic`` gives seconds and only spaces the looks.
     """
 
     def __init__(
@@ -134,12 +142,16 @@ class ModelSource:
         keys: Callable[[], Mapping[str, bytes]],
         *,
         rules_url: str | None = None,
+        baked_url: str | None = None,
         pseudonym: Callable[[str], str] | None = None,
+        one_money: bool = False,
         interval: float = REFRESH_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._url = url
+        self._baked_url = baked_url
         self._keys = keys
+        self._one_money = one_money
         self._interval = interval
         self._monotonic = monotonic
         self._next = float("-inf")
@@ -204,13 +216,12 @@ class ModelSource:
             self._sealed.bundle.disconnect()
 
     def _refresh_bundle(self) -> None:
+        keys = None
         try:
-            found = self._look()
+            keys = self._trusted()
+            found = self._look(keys)
             if found is not None:
-                self._sealed = found
-                if self._rules_file is None:
-                    self.served = found
-                log.info("bundle served", extra={"model_version": found.version, "serial": found.bundle.serial})
+                self._take(found)
             self.trouble = None
         except BundleError as error:
             self._note(error.state, str(error))
@@ -219,6 +230,28 @@ class ModelSource:
         except Exception as error:  # a fault of ours must not take the last good bundle away
             log.exception("refresh failed")
             self._note("refused", f"The bundle could not be loaded ({type(error).__name__}).")
+        if self._sealed is None and self._baked_url is not None and keys is not None:
+            self._fall_back(self._baked_url, keys)
+
+    def _fall_back(self, url: str, keys: Mapping[str, bytes]) -> None:
+        """Serve the image's own bundle, if it holds one that is trusted. ``trouble`` stays: it says why."""
+        try:
+            try:
+                pointer = read_pointer(url, keys)
+            except BundleMissing:
+                return  # an image need not carry one
+            self._take(replace(self._open(url, keys, pointer), baked=True))
+        except FraudError as error:
+            log.warning("baked bundle not served", extra={"detail": str(error)})
+        except Exception:
+            log.exception("baked bundle not served")
+
+    def _take(self, found: Served) -> None:
+        self._sealed = found
+        if self._rules_file is None:
+            self.served = found
+        told = {"model_version": found.version, "serial": found.bundle.serial, "baked": found.baked}
+        log.info("bundle served", extra=told)
 
     def _refresh_rules(self, file: RulesSource, found: bytes | FraudError | None) -> None:
         """Put the rules file's rules, or marked stand-ins, beside the bundle: one assignment for both."""
@@ -230,22 +263,43 @@ class ModelSource:
         else:
             self.served = replace(sealed, rules=rules)
 
-    def _look(self) -> Served | None:
+    def _look(self, keys: Mapping[str, bytes]) -> Served | None:
         """What is to be served from now on, None for what is served already. Raises ``FraudError``."""
-        keys = self._keys()
         pointer = read_pointer(self._url, keys)
         now = self._sealed
-        if now is not None and now.bundle.serial is not None:
+        # The image's pointer may be of another place or long past: its serial says nothing about this one's.
+        if now is not None and not now.baked and now.bundle.serial is not None:
             if pointer.serial < now.bundle.serial:
                 raise BundleRefused("The pointer went back to an older serial; going back needs an explicit rollback.")
             if pointer.serial == now.bundle.serial and pointer.version == now.version:
                 return None
-        bundle = open_bundle(self._url, keys, pointer)
+        return self._open(self._url, keys, pointer)
+
+    def _open(self, url: str, keys: Mapping[str, bytes], pointer: Pointer) -> Served:
+        bundle = open_bundle(url, keys, pointer)
         served = load(bundle)
+        now = self._sealed
+        if self._one_money and now is not None and not same_money(now.model.rates, served.model.rates):
+            raise BundleRefused(
+                f"The bundle counts in {served.model.rates.base}, and profiles and records in {now.model.rates.base}. "
+                "Rebuild the profiles (python -m training rebuild-profiles) under it, then start again."
+            )
         bundle.forget()
         if self._pseudonym is not None:
             served = replace(served, rules=served.rules.under(self._pseudonym))
         return served
+
+    def _trusted(self) -> Mapping[str, bytes]:
+        """The keys; where there are none, "missing" is said only if nothing is published either."""
+        try:
+            return self._keys()
+        except BundleMissing as error:
+            folder, name = split_url(self._url)
+            try:
+                open_store(folder).read(name)
+            except BundleError:
+                raise error from None
+            raise BundleRefused(f"A bundle is published here, and no key is trusted. {error}") from None
 
     def _note(self, state: str, detail: str) -> None:
         self.trouble = Trouble(state, detail)

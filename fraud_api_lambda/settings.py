@@ -18,8 +18,9 @@ LogFailure = Literal["review", "refuse"]
 CloudWatchMetrics = Literal["few", "all"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
-#: Known because a neighbour of the service uses them (console, training, tests); the service ignores them.
-IGNORED = frozenset({"FRAUD_API_URL", "FRAUD_API_KEY", "FRAUD_MLFLOW_URI", "FRAUD_TEST_DATA"})
+#: Known because a neighbour of the service uses them (console, training, tests, a deployment's hook); the service
+#: ignores them.
+IGNORED = frozenset({"FRAUD_API_URL", "FRAUD_API_KEY", "FRAUD_MLFLOW_URI", "FRAUD_SMOKE_FUNCTION", "FRAUD_TEST_DATA"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,9 @@ class Settings:
     #: The signed pointer of the bundle to serve: ``file://path`` (relative to the working directory unless it begins
     #: with ``/``) or ``s3://bucket/key``.
     model_url: str = "file://models/current"
+    #: The bundle that the image carries, if it does: ``file://path`` of its pointer. Served, and flagged as a stand-in,
+    #: while a process has not yet got one from ``model_url``. None: there is none.
+    baked_model_url: str | None = None
     #: A second pointer, in the same folder: its model is scored beside the first without changing an answer, and
     #: answers the share of customers that the pointer says. None: no challenger.
     challenger_url: str | None = None
@@ -58,12 +62,19 @@ class Settings:
     deadline_ms: int = 250
     #: What the first request after a start may take instead, where that is more: its connections may be new.
     first_deadline_ms: int = 2000
+    #: After so many failures in a row a store is not asked for ``breaker_seconds``; 0: it always is.
+    breaker_failures: int = 5
+    breaker_seconds: int = 2
+    #: What one call of log or profiles may take that only people or a schedule wait for, in milliseconds.
+    read_deadline_ms: int = 2000
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
     #: What becomes of a decision that neither the log nor the outbox takes: sent to review at least, or refused (503).
     on_log_failure: LogFailure = "review"
     #: Days after which a record is deleted; None: never.
     retention_days: int | None = None
+    #: 1: an id such as ``test-decline-7`` forces that outcome, for trying an integration; 0: such ids are refused.
+    test_ids: bool = True
     #: Requests a key may send, ``number/second``, ``/minute`` or ``/hour``; None: no limit.
     rate_limit: str | None = None
     #: Where alerts go: ``https://host/path#whsec_base64`` items separated by white space, ``file://path`` or
@@ -97,9 +108,16 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             continue  # compose files and templates pass on what was not set as an empty text
         if field == "cors_origins":
             values[field] = tuple(item.strip() for item in text.split(",") if item.strip())
-        elif field in {"deadline_ms", "first_deadline_ms"}:
+        elif field in {"deadline_ms", "first_deadline_ms", "read_deadline_ms"}:
             if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
                 raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
+            values[field] = int(text)
+        elif field == "test_ids":
+            values[field] = _choice(name, text, ("0", "1")) == "1"
+        elif field in ("breaker_failures", "breaker_seconds"):
+            least, most = (0, 1_000) if field == "breaker_failures" else (1, 300)
+            if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most:
+                raise SettingsError(f"{name} must be a whole number, {least} to {most}.")
             values[field] = int(text)
         elif field == "retention_days":
             if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 36_500:
@@ -119,6 +137,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             values[field] = text
     settings = Settings(**values)  # type: ignore[arg-type]  # each value was converted for its field above
     scheme_of(settings.model_url, "model", ("file", "s3"))
+    if settings.baked_model_url is not None:
+        scheme_of(settings.baked_model_url, "baked model", ("file",))
     if settings.challenger_url is not None:
         scheme_of(settings.challenger_url, "challenger", ("file", "s3"))
     if settings.rules_url is not None:

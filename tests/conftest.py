@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 _DATA = "FRAUD_TEST_DATA"
@@ -18,6 +19,27 @@ _DATA = "FRAUD_TEST_DATA"
 # A setting of whoever runs the tests must not decide what they find; children inherit the same.
 for _name in [name for name in os.environ if name.startswith("FRAUD_") and name != _DATA]:
     del os.environ[_name]
+
+# How long an example takes says something about the machine's other work, not about ours.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="the long forms of the tests marked chaos (make chaos)")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form is asked for; without it, a test marked ``chaos`` takes seconds."""
+    return bool(request.config.getoption("--full"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """tests/container takes minutes and an engine: only where it is named, as `make test-container` does."""
+    if collection_path.name != "container" or collection_path.parent != Path(__file__).parent:
+        return None
+    return True if not any("container" in argument for argument in config.args) else None
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from fraud_api_lambda.judge import Terms, columns_of, judge, score_row
 from fraud_api_lambda.model import FraudModel
 from fraud_api_lambda.reload import Served, load
 from fraud_api_lambda.rules import RuleSet, default_rules, load_rules
-from fraud_api_lambda.schemas import DECISION, Pseudonyms, parse_rfc3339, unpack_event
+from fraud_api_lambda.schemas import DECISION, Degraded, Pseudonyms, parse_rfc3339, unpack_event
 
 from . import evaluate
 
@@ -95,10 +95,14 @@ def reproduce(record: Record, served: Served | None, rules: RuleSet) -> list[Dif
     columns = _columns(document["features"], rules.columns)
     scored = None if model is None else score_row(model, columns)
     stored: list[str] = answer["degraded"]
+    # With a model, "model" says that it was the image's own (docs/adr/0023); without one, judge says it.
+    missing: tuple[Degraded, ...] = ("model",) if model is not None and "model" in stored else ()
+    if "feature_store" in stored:
+        missing += ("feature_store",)
     terms = Terms(
         without_model=answer["outcome"] if answer["decided_by"] == "fallback" else "review",
         explain=bool(answer["reasons"]),
-        missing=("feature_store",) if "feature_store" in stored else (),
+        missing=missing,
         scored_ms=parse_rfc3339(answer["scored_at"]) or 0,
     )
     decision = judge(model, rules.standing_in() if "rules" in stored else rules, event, columns, scored, terms)

@@ -6,7 +6,6 @@ has neither a working API Gateway nor Lambda behind CloudFormation, so those two
 
 import copy
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.aws.settling import REGION, ROOT, expand, made, read_template
+from tests.servers import moto_in_this_process, name_aws
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +42,8 @@ def production(template: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def _moto() -> Iterator[str]:
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_in_this_process() as address:
+        yield address
 
 
 @pytest.fixture
@@ -57,20 +52,7 @@ def aws(_moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
     import urllib.request
 
     urllib.request.urlopen(urllib.request.Request(f"{_moto}/moto-api/reset", method="POST"), timeout=10).close()
-    for name in list(os.environ):
-        if name.startswith("AWS_") and name != "AWS_CA_BUNDLE":
-            monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ENDPOINT_URL": _moto,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/nonexistent/config",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent/credentials",
-    }.items():
-        monkeypatch.setenv(name, value)
+    name_aws(monkeypatch, _moto, AWS_DEFAULT_REGION=REGION)
     return _moto
 
 
@@ -83,10 +65,14 @@ def deploy(aws: str, free: Mapping[str, Any]) -> Callable[..., dict[str, str]]:
     """
     import boto3
 
-    def make(name: str, api_url: str = "http://127.0.0.1:9", tags: Mapping[str, str] | None = None) -> dict[str, str]:
+    def make(
+        name: str, api_url: str = "http://127.0.0.1:9", tags: Mapping[str, str] | None = None, *, prod: bool = False
+    ) -> dict[str, str]:
         client = boto3.client("cloudformation")
         keep = ("ModelBucket", "ModelBucketPolicy", "ModelPublicKeys", "FraudFunctionLogs")
         resources = {key: copy.deepcopy(free["Resources"][key]) for key in keep}
+        if prod:
+            resources["ModelBucket"]["DeletionPolicy"] = "Retain"
         resources["ModelPublicKeys"]["Properties"]["Name"] = f"CFN-{name}-ModelPublicKeys"  # moto makes up no name
         stacks = [item["StackName"] for item in client.describe_stacks()["Stacks"]]
         if name in stacks:

@@ -21,7 +21,8 @@ from tests.bad_input.corpus import CANARY, CARD, CASES, FINE, UNSEEN, Case
 from tests.conftest import Trained
 from tests.fraud_api_lambda.asgi import source_of
 from tests.fraud_api_lambda.lines import Lines
-from tests.lambda_runtime.conftest import ROOT, Start, child, free_port
+from tests.lambda_runtime.conftest import Start
+from tests.servers import ROOT, child, free_port
 from training.runtime import EmulatorError, Runtime
 
 MOST = 4_096

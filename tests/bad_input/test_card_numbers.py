@@ -23,9 +23,9 @@ from tests.bad_input.corpus import CARD
 from tests.conftest import Trained
 from tests.fraud_api_lambda.decision_log.servers import create_table as create_decisions
 from tests.fraud_api_lambda.decision_log.servers import postgres
-from tests.fraud_api_lambda.feature_store.servers import REGION, RedisServer, moto_server, name_aws
+from tests.fraud_api_lambda.feature_store.servers import RedisServer
 from tests.fraud_api_lambda.feature_store.servers import create_table as create_profiles
-from tests.lambda_runtime.conftest import ROOT, child, free_port
+from tests.servers import REGION, ROOT, child, free_port, moto_server, name_aws
 
 # --- what looks like one ---------------------------------------------------------------------------------------------
 

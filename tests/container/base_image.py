@@ -63,7 +63,10 @@ _CHANGES = (
     "ENV LANG=en_US.UTF-8",
     "ENV TZ=:/etc/localtime",
     "ENV PATH=/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
-    "ENV LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
+    (
+        "ENV LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:"
+        "/var/task:/var/task/lib:/opt/lib"
+    ),
     "ENV LAMBDA_TASK_ROOT=/var/task",
     "ENV LAMBDA_RUNTIME_DIR=/var/runtime",
     "WORKDIR /var/task",
@@ -125,6 +128,10 @@ def root_files() -> Path:
         shutil.copy2(emulator, root / "usr/local/bin/aws-lambda-rie")
         (root / "usr/local/bin/aws-lambda-rie").chmod(0o755)
         (root / "var/task").mkdir()
+        # AWS's image has certificates, and the S3 client does not start without any. These are pip's own.
+        certificates = root / "etc/ssl/certs/ca-certificates.crt"
+        certificates.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(distribution("pip").locate_file("pip/_vendor/certifi/cacert.pem"), certificates)
         _pack(root, files)
     return files
 
@@ -181,7 +188,7 @@ def _python(lang: Path) -> None:
     for name in ("pip", f"pip-{distribution('pip').version}.dist-info"):
         shutil.copytree(distribution("pip").locate_file(name), target / "site-packages" / name)
     (lang / "bin").mkdir(parents=True)
-    shutil.copy2(prefix / "bin" / version, lang / "bin" / version)
+    shutil.copy2(Path(sys.executable).resolve(), lang / "bin" / version)
     for name in ("python3", "python"):
         (lang / "bin" / name).symlink_to(version)
     for shared in prefix.glob("lib/libpython*.so*"):

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.demo import interruptible
+
 #: Where bridges of this module may lie: one /24 of it for each engine, the first that no route of the machine touches.
 _NETWORKS = ipaddress.ip_network("10.213.0.0/16")
 _PROGRAMS = {"dockerd": "docker.io", "docker": "docker.io", "containerd": "docker.io", "ip": "iproute2"}
@@ -181,8 +183,10 @@ def _ip(*words: str) -> str:
 def run(command: list[str], environ: Mapping[str, str]) -> int:
     """Run a command beside an engine of its own and answer its exit code."""
     try:
-        with engine() as running:
+        with interruptible(), engine() as running:
             return subprocess.run(command, env={**environ, **running.env, "ENGINE_ADDRESS": running.address}).returncode
+    except KeyboardInterrupt:
+        return 130
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,23 +1,18 @@
 """A stand-in for S3 and SSM on a loopback port, and the service with and without a bundle, all in this process."""
 
 import logging
-import os
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from fraud_api_lambda.app import create_app
 from fraud_api_lambda.scoring import FraudScorer
 from tests.conftest import Trained
 from tests.fraud_api_lambda.asgi import Client, source_of, source_without_bundle
 from tests.fraud_api_lambda.lines import Lines
-
-# How long an example takes says something about the machine's other work, not about ours.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
+from tests.servers import moto_in_this_process, name_aws
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +23,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _moto() -> Iterator[str]:
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_in_this_process() as address:
+        yield address
 
 
 def _post(url: str, body: bytes = b"") -> None:
@@ -48,20 +38,7 @@ def aws(_moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
     import boto3
 
     _post(f"{_moto}/moto-api/reset")
-    for name in list(os.environ):
-        if name.startswith("AWS_") and name != "AWS_CA_BUNDLE":
-            monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ENDPOINT_URL": _moto,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/nonexistent/config",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent/credentials",
-    }.items():
-        monkeypatch.setenv(name, value)
+    name_aws(monkeypatch, _moto, AWS_REGION="us-east-1", AWS_DEFAULT_REGION="us-east-1")
     boto3.client("s3").create_bucket(Bucket="models")
     return _moto
 

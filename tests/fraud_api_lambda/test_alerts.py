@@ -3,7 +3,6 @@
 import base64
 import datetime
 import email.utils
-import ipaddress
 import json
 import re
 import ssl
@@ -24,7 +23,7 @@ from fraud_api_lambda.errors import RetryLater, SettingsError
 from fraud_api_lambda.outbox import Progress, open_outbox
 from fraud_api_lambda.schemas import Degraded
 from fraud_api_lambda.settings import Outcome
-from tests.fraud_api_lambda.feature_store.servers import free_port
+from tests.servers import certificate, free_port
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of 32 bytes, no more xx").decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(b"another secret of twenty-four").decode()
@@ -537,40 +536,6 @@ def test_what_is_for_nobody_that_is_configured_is_a_dead_letter(inbox: Inbox, da
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
-def certificate(folder: Path, address: str) -> Path:
-    """A certificate that signs itself, and its key, in one file."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.KeyUsage(True, False, False, False, False, True, True, False, False),
-            critical=True,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / f"{address}.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
-    return file
-
-
 @pytest.mark.parametrize(
     ("issued_for", "trusted", "taken"),
     [
@@ -587,9 +552,9 @@ def test_a_certificate_must_be_trusted_and_be_the_receivers(
     trusted: bool,
     taken: bool,
 ) -> None:
-    pem = certificate(tmp_path, issued_for)
+    pem, key = certificate(tmp_path, issued_for)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
+    context.load_cert_chain(pem, key)
     inbox = serve(context)
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(pem))

@@ -19,8 +19,8 @@ from fraud_api_lambda.errors import RetryLater, StoreUnavailable
 from fraud_api_lambda.outbox.sqs import pack
 from fraud_api_lambda.settings import Settings
 from tests.fraud_api_lambda.decision_log.servers import create_table
-from tests.fraud_api_lambda.feature_store.servers import REGION, moto_server, name_aws
 from tests.fraud_api_lambda.making import KEY, publish_small
+from tests.servers import REGION, moto_server, name_aws
 
 pytestmark = pytest.mark.server
 
@@ -334,6 +334,16 @@ def test_a_look_for_drift_is_counted_and_sent_to_cloudwatch(
     assert sum(n for series, n in app.state.scorer.metrics.counts().items() if series[0] == "drift_looks") == 1
     assert '"DriftLooks":[1.0]' in capsys.readouterr().out.replace(" ", "")
     assert len([line for line in caplog.records if line.name == "fraud.drift"]) == 1
+
+
+def test_a_heartbeat_is_counted_and_does_nothing_else(
+    app: FastAPI, handler: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert handler.work({"task": "heartbeat"}, CONTEXT) == {"task": "heartbeat"}
+    capsys.readouterr()
+    assert handler.schedule_handler(app)({"task": "heartbeat"}, CONTEXT) == {"task": "heartbeat"}
+    (line,) = [json.loads(text) for text in capsys.readouterr().out.splitlines() if '"_aws"' in text]
+    assert line["Heartbeats"] == [1.0]
 
 
 @pytest.mark.parametrize("event", [None, [], {}, {"task": "hunter2"}, {"task": ["summary"]}, {"Records": []}])

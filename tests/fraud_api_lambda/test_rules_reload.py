@@ -377,7 +377,7 @@ def test_both_are_waited_for_at_the_same_time(url: str, path: Path, monkeypatch:
     both = threading.Barrier(2, timeout=30)
     read, look = RulesSource.read, ModelSource._look
     monkeypatch.setattr(RulesSource, "read", lambda self: (both.wait(), read(self))[1])
-    monkeypatch.setattr(ModelSource, "_look", lambda self: (both.wait(), look(self))[1])
+    monkeypatch.setattr(ModelSource, "_look", lambda self, keys: (both.wait(), look(self, keys))[1])
     source = started(url, path)
     assert ids(source) == ["mine"]
 

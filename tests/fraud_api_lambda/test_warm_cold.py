@@ -22,19 +22,14 @@ from fraud_api_lambda.bootstrap import build, connect_at_start
 from fraud_api_lambda.feature_store import redis as redis_store
 from fraud_api_lambda.scoring import FraudScorer
 from fraud_api_lambda.settings import Settings
+from tests.fraud_api_lambda.asgi import Client
 from tests.fraud_api_lambda.decision_log import servers as log_servers
 from tests.fraud_api_lambda.decision_log.servers import PostgresServer, postgres
 from tests.fraud_api_lambda.feature_store import servers
-from tests.fraud_api_lambda.feature_store.servers import (
-    REGION,
-    RedisServer,
-    free_port,
-    listener,
-    moto_server,
-    name_aws,
-)
+from tests.fraud_api_lambda.feature_store.servers import RedisServer
 from tests.fraud_api_lambda.lines import Lines
 from tests.fraud_api_lambda.making import KEY, TRUSTED, seal_small
+from tests.servers import REGION, free_port, listener, moto_server, name_aws
 
 pytestmark = pytest.mark.server
 
@@ -156,6 +151,15 @@ def test_a_start_with_stores_that_are_away_says_so_and_goes_on(lines: Lines) -> 
     assert len(reasons) == 2
     assert "refused the connection" in reasons[0]
     assert not any("secret" in reason or str(port) in reason for reason in reasons)
+    closed(scorer)
+
+
+def test_a_new_postgresql_has_its_tables_before_anything_is_appended(pg: PostgresServer) -> None:
+    pg.execute("CREATE DATABASE brandnew", "postgres")
+    app, scorer = built(decision_log_url=pg.url("brandnew"), feature_store_url="memory://", first_deadline_ms=50_000)
+    scorer.connect()
+    scorer.decisions.allow(20.0)
+    assert Client(app).get("/ready").json()["decision_log"] == "ok"
     closed(scorer)
 
 

@@ -1,21 +1,17 @@
 """Two real servers on loopback: the Lambda runtime around the handler, and an S3 stand-in that holds the bundle."""
 
-import os
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.servers import ROOT, child, free_port  # noqa: F401  (ROOT is in use under this name, too)
 from training import runtime
 from training.runtime import EmulatorError, Runtime
 
-ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., AbstractContextManager[Runtime]]
 
 #: Credentials that open nothing: the stand-in takes any.
@@ -37,40 +33,6 @@ class MotoServer:
     def requests(self, words: str) -> int:
         """How often a request line that begins with ``words``, as in ``GET /bucket/key``, was logged."""
         return self.log_file.read_text().count(f'"{words} ')
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def child(
-    command: list[str], port: int, log_file: Path, env: Mapping[str, str], cwd: Path = ROOT
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the block ends; it listens on ``port`` when the block begins."""
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            assert process.poll() is None, log_file.read_text()
-            assert time.monotonic() < deadline, f"{command} does not listen on port {port}"
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")

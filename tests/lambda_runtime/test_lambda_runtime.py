@@ -21,7 +21,8 @@ import pytest
 from fraud_api_lambda import bundle as bundles
 from fraud_api_lambda.bundle import SigningKey
 from tests.conftest import Trained
-from tests.lambda_runtime.conftest import ROOT, MotoServer, Start, child, free_port
+from tests.lambda_runtime.conftest import MotoServer, Start
+from tests.servers import ROOT, child, free_port
 from training.runtime import Runtime, release_copy
 
 pytestmark = pytest.mark.server

@@ -10,10 +10,10 @@ import pytest
 
 from fraud_api_lambda.decision_log import Record, Search, open_decision_log
 from tests.fraud_api_lambda.decision_log.servers import create_table as create_decisions
-from tests.fraud_api_lambda.feature_store.servers import REGION, moto_server, name_aws
 from tests.fraud_api_lambda.feature_store.servers import create_table as create_profiles
 from tests.fraud_api_lambda.making import KEY, publish_small
-from tests.lambda_runtime.conftest import ROOT, Start
+from tests.lambda_runtime.conftest import Start
+from tests.servers import REGION, ROOT, moto_server, name_aws
 from training.runtime import Runtime
 
 pytestmark = pytest.mark.server

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,9 +13,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
+from tests.servers import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 #: Playwright's waiting for anything (ms): a shared machine may be slow, and nothing here is about speed.
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 _IDLE = "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
 
 
@@ -27,12 +28,6 @@ def find_chromium() -> str:
         if found:
             return found
     pytest.skip("there is no chromium on this machine (Debian: apt-get install chromium)")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -65,11 +60,11 @@ def serve_console(api_url: str, key: str | None = None) -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_MS / 1000
         while True:
             assert process.poll() is None, "the console did not start"
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/_stcore/health", timeout=1, trust_env=False).status_code == 200:
+                if httpx.get(f"{url}/_stcore/health", timeout=5, trust_env=False).status_code == 200:
                     break
             assert time.monotonic() < deadline, "the console does not answer"
             time.sleep(0.1)

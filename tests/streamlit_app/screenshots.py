@@ -15,7 +15,8 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Browser
 
-from tests.streamlit_app.browser import ROOT, Tab, open_browser, serve_console
+from tests.servers import ROOT
+from tests.streamlit_app.browser import Tab, open_browser, serve_console
 from tests.streamlit_app.conftest import serve
 from tests.streamlit_app.seeding import seed
 from training.train import ensure_default_bundle

@@ -177,6 +177,23 @@ def test_a_decision_without_a_model_or_a_past_is_reproduced(
     blind.close()
 
 
+def test_a_decision_of_the_images_own_bundle_is_reproduced(
+    tmp_path: Path, trained: Trained, source: ModelSource, rules_file: Path
+) -> None:
+    assert source.served is not None
+    source.served = replace(source.served, baked=True)
+    rig = Rig(tmp_path / "service", source)
+    rig.scorer.answer({"transaction_id": "a", "amount": 12, "customer_id": "C1"}, explain=True)
+    rig.scorer.answer({"transaction_id": "test-degraded", "amount": 12, "customer_id": "C1"})
+    rig.store.close()
+    rig.scorer.answer({"transaction_id": "b", "amount": 12, "customer_id": "C1"})
+    assert rig.record("a").degraded == ("model",)
+    assert rig.record("b").degraded == ("model", "feature_store")
+    for record in rig.records():
+        assert again(record, trained, rules_file) == [], record.transaction_id
+    rig.close()
+
+
 def test_pseudonyms_are_on_the_lists_that_judge_again(
     tmp_path: Path, trained: Trained, source: ModelSource, rules_file: Path
 ) -> None:

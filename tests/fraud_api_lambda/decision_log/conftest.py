@@ -11,7 +11,7 @@ import pytest
 
 from fraud_api_lambda.decision_log import DecisionLog, open_decision_log
 from tests.fraud_api_lambda.decision_log.servers import PostgresServer, create_table, postgres
-from tests.fraud_api_lambda.feature_store.servers import moto_server, name_aws
+from tests.servers import moto_server, name_aws
 
 #: How the suite opens its logs: so wide that a busy machine does not decide what it finds.
 AMPLE_MS = 20_000

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.fraud_api_lambda.feature_store.servers import REGION, ROOT, free_port
+from tests.servers import REGION, ROOT, free_port
 
 USER, PASSWORD = "fraud", "hunter2"
 

@@ -507,11 +507,12 @@ def test_erasing_a_party_deletes_all_that_names_it_in_any_role(log: DecisionLog)
     assert log.find(["t-1"]) == {"t-1": Stored(gone[0])}
 
 
-def test_a_party_with_many_records_is_erased_whole(log: DecisionLog) -> None:
-    records = [record(f"t-{number:04}", customer_id="X" if number % 2 else "C1") for number in range(1_300)]
+def test_a_party_with_many_records_is_erased_whole(log: DecisionLog, kind: str) -> None:
+    n = 420 if kind == "dynamodb" else 1_300  # half of them: more than are deleted at once, 200 there and 500 elsewhere
+    records = [record(f"t-{number:04}", customer_id="X" if number % 2 else "C1") for number in range(n)]
     append_all(log, records)
-    assert log.erase("X") == 650
-    assert len(every(log, Search(limit=MAX_PAGE))) == 650
+    assert log.erase("X") == n // 2
+    assert len(every(log, Search(limit=MAX_PAGE))) == n // 2
 
 
 def test_forgetting_deletes_what_arrived_before(log: DecisionLog) -> None:

@@ -20,7 +20,7 @@ from fraud_api_lambda.decision_log.dynamodb import INDEXES, PROJECTED, DynamoDBD
 from fraud_api_lambda.errors import SettingsError, StoreUnavailable
 from tests.fraud_api_lambda.decision_log.records import DAY_MS, NOON_MS, generate, label, record
 from tests.fraud_api_lambda.decision_log.servers import table_in_template
-from tests.fraud_api_lambda.feature_store.servers import REGION, http_server, name_aws
+from tests.servers import REGION, http_server, name_aws
 
 pytestmark = pytest.mark.server
 

@@ -21,7 +21,7 @@ from fraud_api_lambda.errors import StoreUnavailable
 from tests.fraud_api_lambda.decision_log.conftest import AMPLE_MS
 from tests.fraud_api_lambda.decision_log.records import record
 from tests.fraud_api_lambda.decision_log.servers import PostgresServer
-from tests.fraud_api_lambda.feature_store.servers import ROOT
+from tests.servers import ROOT
 
 KILLS = int(os.environ.get("KILLS", "50"))
 #: Of the kills on PostgreSQL, how many hit the whole server: it takes seconds to come back.

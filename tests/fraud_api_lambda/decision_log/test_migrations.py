@@ -13,7 +13,7 @@ from fraud_api_lambda.errors import StoreUnavailable
 from tests.fraud_api_lambda.decision_log.conftest import AMPLE_MS, SQL_KINDS
 from tests.fraud_api_lambda.decision_log.records import record
 from tests.fraud_api_lambda.decision_log.servers import PostgresServer
-from tests.fraud_api_lambda.feature_store.servers import ROOT
+from tests.servers import ROOT
 
 
 @pytest.fixture(params=SQL_KINDS)

@@ -10,7 +10,7 @@ import pytest
 from fraud_api_lambda.decision_log import Search, open_decision_log
 from fraud_api_lambda.errors import SettingsError
 from tests.fraud_api_lambda.decision_log.records import record
-from tests.fraud_api_lambda.feature_store.servers import ROOT
+from tests.servers import ROOT
 
 
 def test_an_unknown_scheme_is_told_the_choices() -> None:

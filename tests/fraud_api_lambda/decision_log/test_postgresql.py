@@ -16,7 +16,7 @@ from fraud_api_lambda.errors import StoreUnavailable
 from tests.fraud_api_lambda.decision_log.conftest import AMPLE_MS
 from tests.fraud_api_lambda.decision_log.records import NOON_MS, label, record
 from tests.fraud_api_lambda.decision_log.servers import PASSWORD, USER, PostgresServer, postgres
-from tests.fraud_api_lambda.feature_store.servers import free_port, listener
+from tests.servers import free_port, listener
 
 pytestmark = pytest.mark.server
 

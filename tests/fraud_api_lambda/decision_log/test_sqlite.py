@@ -2,7 +2,6 @@
 
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,7 +14,7 @@ from fraud_api_lambda.decision_log import DecisionLog, Search, Stored, open_deci
 from fraud_api_lambda.decision_log.sqlite import SqliteDecisionLog
 from fraud_api_lambda.errors import StoreUnavailable
 from tests.fraud_api_lambda.decision_log.records import NOON_MS, generate, label, record
-from tests.fraud_api_lambda.feature_store.servers import ROOT
+from tests.servers import program, result
 
 #: Generous beside the 250 ms that are asked for: the machine may be busy.
 ABOUT_THE_BUDGET_S = 2.0
@@ -29,16 +28,9 @@ log = open_decision_log(f"sqlite:///{sys.argv[1]}", budget_ms=int(sys.argv[2]))
 """
 
 
-def child(program: str, path: Path, *words: str, budget_ms: int = 250) -> subprocess.Popen[str]:
+def child(text: str, path: Path, *words: str, budget_ms: int = 250) -> subprocess.Popen[str]:
     """A process with ``log`` open on ``path``."""
-    command = [sys.executable, "-c", START + program, str(path), str(budget_ms), *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def result(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    return output
+    return program(START + text, path, budget_ms, *words)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fraud_api_lambda.feature_store import FeatureStore, open_feature_store
-from tests.fraud_api_lambda.feature_store.servers import RedisServer, create_table, moto_server, name_aws
+from tests.fraud_api_lambda.feature_store.servers import RedisServer, create_table
+from tests.servers import moto_server, name_aws
 
 #: How the suite opens its stores: so wide that a busy machine does not decide what it finds.
 AMPLE_MS = 20_000

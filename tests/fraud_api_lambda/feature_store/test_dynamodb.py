@@ -14,7 +14,7 @@ import pytest
 from fraud_api_lambda.errors import StoreUnavailable
 from fraud_api_lambda.feature_store import Change, FeatureStore, open_feature_store
 from fraud_api_lambda.feature_store.dynamodb import DynamoDBFeatureStore
-from tests.fraud_api_lambda.feature_store.servers import REGION, free_port, http_server, listener, name_aws
+from tests.servers import REGION, free_port, http_server, listener, name_aws
 
 pytestmark = pytest.mark.server
 

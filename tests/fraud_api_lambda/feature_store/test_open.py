@@ -10,7 +10,7 @@ import pytest
 from fraud_api_lambda.errors import SettingsError
 from fraud_api_lambda.feature_store import Change, open_feature_store
 from fraud_api_lambda.feature_store.memory import MemoryFeatureStore
-from tests.fraud_api_lambda.feature_store.servers import ROOT, name_aws
+from tests.servers import ROOT, name_aws
 
 FAR_MS = 4_000_000_000_000
 

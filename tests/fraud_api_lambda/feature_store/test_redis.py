@@ -1,7 +1,5 @@
 """Redis that is stopped, frozen, restarted, slow, full, a replica, foreign or guarded; over TCP and over TLS."""
 
-import datetime
-import ipaddress
 import socket
 import threading
 import time
@@ -15,7 +13,8 @@ import pytest
 from fraud_api_lambda.errors import StoreUnavailable
 from fraud_api_lambda.feature_store import Change, FeatureStore, open_feature_store
 from fraud_api_lambda.feature_store.redis import PLACES, PREFIX, RedisFeatureStore
-from tests.fraud_api_lambda.feature_store.servers import RedisServer, listener
+from tests.fraud_api_lambda.feature_store.servers import RedisServer
+from tests.servers import certificate, listener
 
 pytestmark = pytest.mark.server
 
@@ -265,35 +264,6 @@ def test_a_party_is_one_key_that_redis_itself_lets_expire(store: FeatureStore, r
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
-
-
-def certificate(folder: Path, address: str) -> tuple[Path, Path]:
-    """A self-signed certificate for an IP address, and its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = folder / f"{address}.crt", folder / f"{address}.key"
-    certificate_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate_file, key_file
 
 
 @contextmanager

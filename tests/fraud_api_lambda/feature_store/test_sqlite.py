@@ -3,7 +3,6 @@
 import random
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -14,7 +13,7 @@ import pytest
 
 from fraud_api_lambda.errors import StoreUnavailable
 from fraud_api_lambda.feature_store import Change, FeatureStore, open_feature_store
-from tests.fraud_api_lambda.feature_store.servers import ROOT
+from tests.servers import program, result
 
 FAR_MS = 4_000_000_000_000
 #: Generous beside the 250 ms that are asked for: the machine may be busy.
@@ -28,16 +27,9 @@ store = open_feature_store(f"sqlite:///{sys.argv[1]}", budget_ms=int(sys.argv[2]
 """
 
 
-def child(program: str, path: Path, *, budget_ms: int = 250) -> subprocess.Popen[str]:
+def child(text: str, path: Path, *, budget_ms: int = 250) -> subprocess.Popen[str]:
     """A process with ``store`` open on ``path``."""
-    command = [sys.executable, "-c", START + program, str(path), str(budget_ms)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def result(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    return output
+    return program(START + text, path, budget_ms)
 
 
 @pytest.fixture

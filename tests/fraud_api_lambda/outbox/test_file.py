@@ -4,7 +4,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +18,7 @@ from fraud_api_lambda.outbox import RETRIES_S, Outbox, Progress, open_outbox, re
 from fraud_api_lambda.outbox import file as file_module
 from fraud_api_lambda.outbox.file import FileOutbox
 from fraud_api_lambda.outbox.loop import Drain
+from tests.servers import program, result
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -61,15 +61,8 @@ if os.geteuid() == 0:
 """
 
 
-def child(program: str, *words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", START + program, *map(str, words)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def result(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    return output
+def child(text: str, *words: object) -> subprocess.Popen[str]:
+    return program(START + text, *words)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from fraud_api_lambda.errors import RetryLater, SettingsError, StoreUnavailable
 from fraud_api_lambda.outbox import RETRIES_S, Kind, Progress, open_outbox
 from fraud_api_lambda.outbox.sqs import Item, SqsOutbox, pack, unpack
-from tests.fraud_api_lambda.feature_store.servers import REGION, http_server, moto_server, name_aws
+from tests.servers import REGION, http_server, moto_server, name_aws
 
 pytestmark = pytest.mark.server
 
