@@ -28,9 +28,9 @@ def text(rows: list[Row], of: int, seconds: float) -> str:
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
     load = os.getloadavg()[0]
     head = (
-        f"Run of {when} UTC: {len(rows)} of {of} faults of {seconds:.0f} s kept their promise (the others are not listed), "
-        f"{os.cpu_count()} cores, load average {load:.1f} at its end. Latencies are those while the fault lasted, counted "
-        "from when a request was due; lost and doubled records: none, or the row is missing."
+        f"Run of {when} UTC: {len(rows)} of {of} faults of {seconds:.0f} s kept their promise (the others are not "
+        f"listed), {os.cpu_count()} cores, load average {load:.1f} at its end. Latencies are those while the fault "
+        "lasted, counted from when a request was due; lost and doubled records: none, or the row is missing."
     )
     lines = [
         head,
