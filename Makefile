@@ -44,8 +44,8 @@ RUN_STAMP := $(VENV)/.installed-run
 ALL_LOCK := tests/requirements.txt
 ALL_STAMP := $(VENV)/.installed-all
 
-.PHONY: help setup run test test-fast lint format bench screenshots train lambda image test-container publish \
-	smoke destroy lock clean \
+.PHONY: help setup run test test-fast test-browser test-container lint format chaos bench screenshots train lambda image \
+	publish smoke destroy lock clean \
 	environment environment-run
 
 help: ## list the targets
@@ -63,6 +63,9 @@ test: environment ## run the whole test suite (WORKERS=, ARGS=)
 test-fast: environment ## run the tests that start no server and read no measuring data
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not server and not data" $(ARGS)
 
+test-browser: environment ## run the console's tests in chromium, one after the other (ARGS=)
+	@BROWSER_TESTS=1 $(BIN)/python -m pytest tests/streamlit_app/test_browser.py $(ARGS)
+
 lint: environment ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -72,6 +75,9 @@ lint: environment ## ruff, mypy --strict, import contracts
 format: environment ## let ruff lay the code out
 	@$(BIN)/ruff check --fix --select I .
 	@$(BIN)/ruff format .
+
+chaos: environment ## the long forms of faults, bad input and fuzzing; writes the table in docs/reliability.md (an hour)
+	@$(BIN)/python -m pytest -n 0 -m chaos --full $(ARGS)
 
 bench: environment ## run what benchmarks/ holds
 	@$(BIN)/python -m benchmarks
@@ -110,6 +116,7 @@ lock: environment ## write the locks anew from pyproject.toml (ARGS=--upgrade)
 	@$(LOCK) --group training -c $(ALL_LOCK) -o training/requirements.txt
 	@$(LOCK) --group console -c $(ALL_LOCK) -o streamlit_app/requirements.txt
 	@$(LOCK) $(ARGS) --group sam -o .ci/sam.txt
+	@$(LOCK) $(ARGS) --group checks -o .ci/checks.txt
 
 clean: ## remove what was built and cached; keeps models/, keys/ and data/
 	@rm -rf build out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .aws-sam "$(VENV)" .venv-*

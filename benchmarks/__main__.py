@@ -7,6 +7,7 @@ from . import (
     disk,
     emulator,
     growth,
+    instructions,
     make_run,
     replay,
     request,
@@ -18,7 +19,7 @@ from . import (
 from .serving import prepared
 
 with prepared() as folder:
-    for part in (request, cold, emulator, server, batch, make_run):
+    for part in (request, cold, emulator, server, batch, make_run, instructions):
         part.measure(folder)
 trips.main()
 replay.main()

@@ -8,6 +8,7 @@ opens what; a route that does not stand there cannot be made.
 
 import hashlib
 import hmac
+import inspect
 import re
 import time
 from collections import OrderedDict
@@ -300,6 +301,9 @@ class GuardedRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        signature = inspect.signature(self.endpoint)
+        if list(signature.parameters) == ["request"] and signature.return_annotation is Response:
+            handle = self.endpoint  # as it would be called in the end, without a search for parameters that it has not
         try:
             (role,) = {ROLES[method, self.path_format] for method in self.methods or ()}
         except KeyError:

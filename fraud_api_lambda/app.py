@@ -21,11 +21,14 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import __version__, card_numbers
 from .access import Access, Guard, GuardedRoute, Me, describe_caller, document_access
 from .daily import Daily
+from .decision_log.together import Together
 from .errors import FieldError, FraudError, InvalidRequest, NotServed, RequestError, StoreUnavailable
 from .metrics import Metrics
 from .outbox import Kind, Sink
@@ -97,9 +100,12 @@ def create_app(
     """
     source = scorer.source
     guard = Guard(origins=cors_origins) if guard is None else guard
-    # A store inside the process answers at once, and nothing may come between its read and its swap; one over the
-    # network is waited for in a thread, so that its slowness holds up nobody else.
+    # A store inside the process answers at once; one over the network is waited for in a thread, so that its slowness
+    # holds up nobody else.
     threads = None if scorer.inline else ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
+
+    # What waits for the disk gathers there, and others are judged meanwhile: requests at the same time share an fsync.
+    together = Together(scorer.decisions) if scorer.inline and scorer.decisions.durable else None
 
     async def _call[**P, T](call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if threads is None:
@@ -125,6 +131,8 @@ def create_app(
             scorer.shadow.stop()
         if drain is not None:
             await asyncio.to_thread(drain.stop)
+        if together is not None:
+            together.close()
         if threads is not None:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -179,7 +187,10 @@ def create_app(
     async def predict(request: Request) -> Response:
         explain = _explain(request)
         data = parse_json(await _body(request, MAX_BODY))
-        answer = await _call(scorer.answer, data, explain)
+        if together is None:
+            answer = await _call(scorer.answer, data, explain)
+        else:
+            answer = await scorer.answer_async(data, explain, together.append)
         return _json(answer.body, headers=_REPLAYED if answer.replayed else None)
 
     @app.post(
@@ -196,7 +207,10 @@ def create_app(
         explain = _explain(request)
         items = parse_batch(await _body(request, MAX_BATCH_BODY))
         guard.charge(request.scope, len(items) - 1)
-        answers = await _call(scorer.answer_many, items, explain)
+        if together is None:
+            answers = await _call(scorer.answer_many, items, explain)
+        else:
+            answers = await scorer.answer_many_async(items, explain, together.append)
         parts = []
         for index, answer in enumerate(answers):
             if isinstance(answer, Answer):
@@ -207,13 +221,23 @@ def create_app(
 
     @app.get("/model", summary="What is served", response_model=None, responses=not_served)
     async def model() -> Response:
-        return _json(to_json({**_describe_model(source), "challenger": _describe_challenger(scorer)}))
+        def described() -> bytes:
+            return to_json({**_describe_model(source), "challenger": _describe_challenger(scorer)})
 
-    @app.get("/model/report", summary="The bundle's report", response_model=None, responses=not_served)
+        # The bundle's files come from disk or S3: read in a thread, beside the requests.
+        return _json(await asyncio.to_thread(described))
+
+    @app.get(
+        "/model/report",
+        summary="The bundle's report",
+        response_model=None,
+        response_class=HTMLResponse,
+        responses=not_served,
+    )
     async def report() -> Response:
         if source.served is None:
             raise _nothing_served(source)
-        # From disk or S3, checked against its digest; not in the serving path, so a thread may wait for it.
+        # From disk or S3, checked against its digest.
         page = await asyncio.to_thread(source.served.bundle.read, "report.html")
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
         return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
@@ -325,6 +349,8 @@ def _stores(scorer: FraudScorer) -> dict[str, Any]:
     found = {"feature_store": state(scorer.store.check), "decision_log": state(scorer.decisions.check)}
     if scorer.outbox is not None:
         found["outbox"] = state(scorer.outbox.waiting)
+    if scorer.breakers:
+        found["breakers"] = {name: breaker.state for name, breaker in scorer.breakers.items()}
     return found
 
 
@@ -467,6 +493,8 @@ class Boundary:
 
         try:
             await self.app(scope, receive, answer)
+        except ClientDisconnect:
+            pass  # it went away with its body half sent: no fault of ours, and counted as 499
         except Exception as error:
             log.exception("unexpected error", extra={"request_id": request_id})
             if started:

@@ -15,15 +15,16 @@ from pydantic_core import to_json
 from .access import open_guard
 from .alerts import PATIENCE_S, WHOLE_S, Alerts, WebhookSink, parse_webhooks
 from .app import create_app
+from .breaker import Breaker, GuardedDecisionLog, GuardedFeatureStore
 from .bundle import parse_public_keys
-from .decision_log import open_decision_log
+from .decision_log import DecisionLog, open_decision_log
 from .errors import BundleMissing, BundleUnreachable, SettingsError, StoreUnavailable
-from .feature_store import open_feature_store
+from .feature_store import FeatureStore, open_feature_store
 from .metrics import Metrics
 from .outbox import Kind, Sink, open_outbox
 from .reload import ModelSource
 from .schemas import Decision, now_ms, pseudonyms_of
-from .scoring import DECISION_LOG_SHARE, FEATURE_STORE_SHARE, FraudScorer
+from .scoring import DECISION_LOG_SHARE, FEATURE_STORE_SHARE, FraudScorer, Stores
 from .secret_setting import read_secret
 from .settings import Settings
 from .stream import KafkaSink
@@ -43,16 +44,23 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
         raise SettingsError("FRAUD_DECISION_LOG_URL is none://: decisions would be lost. Use dynamodb://table.")
     pseudonyms = pseudonyms_of(settings.pseudonym_key, refuse_cards=settings.refuse_pan)
 
-    def look(url: str, baked_url: str | None = None) -> ModelSource:
+    def look(url: str, *, champion: bool) -> ModelSource:
         def keys() -> Mapping[str, bytes]:
             return public_keys(settings.model_public_keys, on_aws=on_aws)
 
-        source = ModelSource(url, keys, rules_url=settings.rules_url, baked_url=baked_url, pseudonym=pseudonyms)
+        source = ModelSource(
+            url,
+            keys,
+            rules_url=settings.rules_url,
+            baked_url=settings.baked_model_url if champion else None,
+            pseudonym=pseudonyms,
+            one_money=champion,
+        )
         source.refresh()
         return source
 
-    source = look(settings.model_url, settings.baked_model_url)
-    challenger = None if settings.challenger_url is None else look(settings.challenger_url)
+    source = look(settings.model_url, champion=True)
+    challenger = None if settings.challenger_url is None else look(settings.challenger_url, champion=False)
     receivers = parse_webhooks(_secret(settings.webhooks, "FRAUD_WEBHOOKS"))
     stream = None if settings.kafka_url is None else KafkaSink(_secret(settings.kafka_url, "FRAUD_KAFKA_URL"))
     alerts = Alerts(receivers, clock=clock)
@@ -63,21 +71,45 @@ def build(settings: Settings, *, clock: Callable[[], int] = now_ms, on_aws: bool
             told.append(("stream", decision.transaction_id, answer))
         return told
 
+    def profiles(budget_ms: int) -> FeatureStore:
+        return open_feature_store(settings.feature_store_url, budget_ms=budget_ms)
+
+    def decisions(budget_ms: int) -> DecisionLog:
+        days = settings.retention_days
+        return open_decision_log(settings.decision_log_url, budget_ms=budget_ms, retention_days=days)
+
+    def patient() -> Stores:
+        # A memory is its opener's alone, and answers at once.
+        in_memory = settings.feature_store_url.startswith("memory:")
+        patient_ms = max(settings.read_deadline_ms, settings.deadline_ms)
+        return Stores(store if in_memory else profiles(patient_ms), decisions(patient_ms))
+
+    breakers: dict[str, Breaker] = {}
+
+    def breaker(name: str) -> Breaker:
+        breakers[name] = Breaker(name, failures=settings.breaker_failures, seconds=settings.breaker_seconds)
+        return breakers[name]
+
     first_ms = max(settings.first_deadline_ms, settings.deadline_ms)
     log_ms = int(first_ms * DECISION_LOG_SHARE)
+    store, recorded = profiles(int(first_ms * FEATURE_STORE_SHARE)), decisions(log_ms)
+    # What lives in memory cannot fail; a file can be locked, and that wait would hold up everybody else, too.
     scorer = FraudScorer(
         source,
-        open_feature_store(settings.feature_store_url, budget_ms=int(first_ms * FEATURE_STORE_SHARE)),
-        open_decision_log(settings.decision_log_url, budget_ms=log_ms, retention_days=settings.retention_days),
+        store if settings.feature_store_url == "memory://" else GuardedFeatureStore(store, breaker),
+        recorded if settings.decision_log_url == "none://" else GuardedDecisionLog(recorded, breaker),
         open_outbox(settings.outbox_url, budget_ms=log_ms),
         pseudonyms=pseudonyms,
         notices=notices,
         challenger=challenger,
         metrics=Metrics(few=settings.cloudwatch_metrics == "few"),
+        breakers=breakers,
         without_model=settings.without_model,
         on_log_failure=settings.on_log_failure,
         budget_ms=settings.deadline_ms,
         first_ms=first_ms,
+        test_ids=settings.test_ids,
+        open_patient=patient,
         clock=clock,
     )
     scorer.begin()
@@ -128,6 +160,7 @@ def restore(app: FastAPI) -> None:
     """
     scorer: FraudScorer = app.state.scorer
     random.seed()
+    scorer.metrics.cold = True
     scorer.begin()
     # Both wait for the network: side by side, since a restore has ten seconds.
     with ThreadPoolExecutor(1) as beside:
@@ -171,7 +204,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update((key, value) for key, value in record.__dict__.items() if key not in _STANDARD)
+        line |= {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
         if record.exc_info and record.exc_info[0]:
             # Where it happened, not what it said: an exception's text may repeat what was sent.
             traceback = record.exc_info[2]

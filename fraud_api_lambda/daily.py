@@ -100,7 +100,7 @@ class Daily:
         search = Search(since_ms=(today - 1) * DAY_MS, until_ms=today * DAY_MS, test=False, limit=200)
         left = SHADOWED
         while left > 0:
-            page = self._scorer.decisions.search(search)
+            page = self._scorer.patient.decisions.search(search)
             for stored in page.items[:left]:
                 judge_recorded(stored.record, served[0], served[1], found, without_model=self._scorer.without_model)
             left -= len(page.items)

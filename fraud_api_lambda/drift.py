@@ -760,7 +760,7 @@ class DriftWatch:
 
     def __init__(
         self,
-        decisions: DecisionLog,
+        decisions: Callable[[], DecisionLog],
         served: Callable[[], tuple[Bundle, FeatureSet] | None],
         metrics: Metrics,
         clock: Callable[[], int],
@@ -787,7 +787,7 @@ class DriftWatch:
             except BundleError as error:
                 raise NotServed(str(error)) from None
             self._reference = reference
-        return measure(self._decisions, reference, self._clock(), since_ms=since_ms, until_ms=until_ms, bounds=bounds)
+        return measure(self._decisions(), reference, self._clock(), since_ms=since_ms, until_ms=until_ms, bounds=bounds)
 
     def run(self) -> DriftReport | None:
         """The scheduled look: counted, and one line in the log, a warning that names what drifts.

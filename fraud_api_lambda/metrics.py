@@ -45,6 +45,7 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "bundle_age_seconds": ("Since the served bundle was trained; absent without a bundle.", ()),
     "model_trouble": ("1: the last look for a bundle did not lead to one that is served.", ()),
     "unpublished": ("1: no bundle is served because none lies where one is published to.", ()),
+    "breaker_open": ("1: such a call of a store is not made, because it has not answered.", ("call",)),
     "rules_trouble": ("1: the rules in force are not those of the rules file.", ()),
 }
 #: Upper edges of a histogram's buckets in seconds; above the last there is one more.
@@ -292,11 +293,12 @@ def emit_emf(metrics: Metrics, gauges: Gauges | None = None, *, waited_for: bool
         values = _emf_values(metrics, gauges or {}, waited_for)
         if not values:
             return
+        service = os.environ.get("POWERTOOLS_SERVICE_NAME") or SERVICE
         told = [{"Name": name, "Unit": EMF_UNITS[name]} for name in values]
         directive = {"Namespace": NAMESPACE, "Dimensions": [["service"]], "Metrics": told}
         about = {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]}
-        service = os.environ.get("POWERTOOLS_SERVICE_NAME") or SERVICE
-        print(json.dumps({"_aws": about, "service": service, **values}, separators=(",", ":")))
+        numbers = {name: [float(number) for number in each] for name, each in values.items()}
+        print(json.dumps({"_aws": about, "service": service, **numbers}, separators=(",", ":")))
     except Exception:
         requests_log.exception("metrics not sent")
 

@@ -469,7 +469,7 @@ def decode(data: bytes) -> list[int]:
         raise ProfileError(f"A stored profile is not of format {FORMAT}.")
     try:
         return _decode(data)
-    except (IndexError, KeyError, ValueError, struct.error):
+    except (IndexError, KeyError, OverflowError, ValueError, struct.error):
         raise ProfileError("A stored profile is damaged.") from None
 
 
@@ -530,8 +530,8 @@ def _decode(data: bytes) -> list[int]:
         s[at + 1 : end : 2] = times[t : t + known]
         i, t = i + known, t + known
         for (at, n), used in zip(_TILES, tiles, strict=True):
+            begin = side + at
             if used:
-                begin = side + at
                 for slot, events, amount in zip(
                     slots[tile : tile + used], counts[c : c + used], sums[m : m + used], strict=True
                 ):

@@ -1,7 +1,6 @@
 """The route that shows drift."""
 
 import asyncio
-import re
 import threading
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,7 +11,7 @@ from pydantic import TypeAdapter
 from .drift import DriftReport, DriftWatch
 from .errors import FieldError, InvalidRequest, NotReached, StoreUnavailable, TooManyRequests
 from .features import DAY_MS
-from .schemas import parse_rfc3339
+from .schemas import WHEN, day_or_time
 from .scoring import FraudScorer
 from .web import json_response, query_parameters, read_query
 
@@ -38,7 +37,7 @@ def watch_of(scorer: FraudScorer) -> DriftWatch:
         now = scorer.source.served
         return None if now is None else (now.bundle, now.model.features)
 
-    return DriftWatch(scorer.decisions, served, scorer.metrics, scorer.clock)
+    return DriftWatch(lambda: scorer.patient.decisions, served, scorer.metrics, scorer.clock)
 
 
 def add_drift(app: FastAPI, scorer: FraudScorer) -> None:
@@ -80,11 +79,9 @@ def parse_window(values: Mapping[str, str], now_ms: int) -> tuple[int | None, in
     moments: dict[str, int] = {}
     problems = []
     for name, text in values.items():
-        # A day alone is its midnight.
-        moment = parse_rfc3339(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)
+        moment = day_or_time(text)
         if moment is None:
-            message = "must be a day such as 2026-02-06, or RFC 3339 such as 2026-02-06T10:00:00Z, from 1970 on"
-            problems.append(FieldError(name, message))
+            problems.append(FieldError(name, WHEN))
         else:
             moments[name] = moment
     since, until = moments.get("since"), moments.get("until")

@@ -212,7 +212,7 @@ def run_backtest(scorer: FraudScorer, body: bytes, *, seconds: float = SECONDS) 
     if asked.costs is not None:
         given = asked.costs.model_dump(exclude_none=True)
         costs = Costs(**{**asdict(costs), **given})
-    newest = Newest(scorer.decisions, since_ms, until_ms, asked.max_rows, seconds)
+    newest = Newest(scorer.patient.decisions, since_ms, until_ms, asked.max_rows, seconds)
     report = backtest(newest, policy, costs=costs, now_ms=scorer.clock())
     return replace(report, complete=newest.complete)
 

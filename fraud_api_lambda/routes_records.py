@@ -1,7 +1,7 @@
 """The routes over what was decided: transactions, labels, parties, summaries, metrics.
 
 These are read by people, and scoring must not wait for them: every look into the log or the store is made in a few
-threads of their own, whatever the backend.
+threads and over connections of their own, whatever the backend, and may take longer.
 """
 
 import asyncio
@@ -34,7 +34,18 @@ from .features import TimeZone
 from .judge import WITHOUT_BUNDLE_RATES
 from .metrics import Gauges, exposition, log_summary
 from .parties import PartyView, describe
-from .schemas import CLOCK_SKEW_MS, TYPES, Decision, Pseudonyms, RateTable, parse_json, parse_rfc3339, rfc3339
+from .schemas import (
+    CLOCK_SKEW_MS,
+    TYPES,
+    WHEN,
+    Decision,
+    Pseudonyms,
+    RateTable,
+    day_or_time,
+    parse_json,
+    parse_rfc3339,
+    rfc3339,
+)
 from .scoring import FraudScorer
 from .settings import Outcome
 from .web import json_response, query_parameters, read_body, read_query, request_json
@@ -159,8 +170,8 @@ DAY = TypeAdapter(DayView)
 PARTY = TypeAdapter(PartyView)
 
 _LISTED: dict[str, tuple[str, dict[str, Any]]] = {
-    "since": ("Arrived at this time or later; RFC 3339.", {"type": "string"}),
-    "until": ("Arrived before this time; RFC 3339.", {"type": "string"}),
+    "since": ("Arrived at this time, or on this day, or later; RFC 3339 or a day of UTC.", {"type": "string"}),
+    "until": ("Arrived before this time, or before this day.", {"type": "string"}),
     "outcome": ("", {"enum": list(get_args(Outcome))}),
     "label": ("The label that counts; `none`: without one.", {"enum": list(get_args(LabelFilter))}),
     "min_probability": ("", {"type": "number", "minimum": 0, "maximum": 1}),
@@ -204,7 +215,7 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
         search = parse_search(read_query(request, _LISTED), lambda party: known_as(scorer, party))
 
         def read() -> bytes:
-            page = scorer.decisions.search(search)
+            page = scorer.patient.decisions.search(search)
             items = b",".join(_with(_view(stored), decision=stored.record.answer) for stored in page.items)
             return b'{"transactions":[%s],"next":%s}' % (items, to_json(page.cursor))
 
@@ -222,10 +233,13 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
 
         def read() -> bytes:
             known = _TRANSACTION_ID.fullmatch(transaction_id) is not None
-            stored = scorer.decisions.find([transaction_id]).get(transaction_id) if known else None
+            stored = scorer.patient.decisions.find([transaction_id]).get(transaction_id) if known else None
             if stored is None:
                 raise NotFound("No transaction with this id is recorded.")
-            view = {**_view(stored), "labels": [_label(label) for label in scorer.decisions.labels(transaction_id)]}
+            view = {
+                **_view(stored),
+                "labels": [_label(label) for label in scorer.patient.decisions.labels(transaction_id)],
+            }
             return _with(view, decision=stored.record.answer, record=stored.record.document.encode())
 
         return json_response(await call(read))
@@ -245,7 +259,7 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
     async def feedback(request: Request) -> Response:
         sent = parse_feedback(parse_json(await read_body(request, MAX_FEEDBACK)))
         label = to_label(sent, scorer.clock(), scorer.pseudonyms)
-        stored, recorded = await call(scorer.feedback, label)
+        stored, recorded = await call(scorer.feedback, label, timed=sent.time is not None)
         if not stored.record.test:
             scorer.metrics.add("labels", label.source, _name(label))
         counts = stored.label or recorded
@@ -275,7 +289,7 @@ def add_records(app: FastAPI, scorer: FraudScorer, *, scraped: bool = True) -> N
     )
     async def summary(request: Request) -> Response:
         since, until = parse_days(read_query(request, _SUMMED), scorer.clock())
-        days = await call(scorer.decisions.summary, since, until)
+        days = await call(lambda: scorer.patient.decisions.summary(since, until))
         now, rates, delay_ms = scorer.clock(), _rates(scorer), _label_delay_ms(scorer)
         views = [describe_day(day, now, minor_factor=rates.minor_factor, label_delay_ms=delay_ms) for day in days]
         told = {"base_currency": rates.base, "label_delay_days": delay_ms / profiles.DAY_MS, "days": views}
@@ -329,11 +343,10 @@ def parse_search(values: Mapping[str, str], known_as: Callable[[str], str]) -> S
     def choice[T: str](name: str, choices: tuple[T, ...]) -> T | None:
         return read(name, lambda text: next((c for c in choices if c == text), None), f"must be one of {_or(choices)}")
 
-    when = "must be RFC 3339, from 1970 on, such as 2026-02-06T10:00:00Z"
     test = choice("test", ("true", "false"))
     found = Search(
-        since_ms=read("since", parse_rfc3339, when),
-        until_ms=read("until", parse_rfc3339, when),
+        since_ms=read("since", day_or_time, WHEN),
+        until_ms=read("until", day_or_time, WHEN),
         outcome=choice("outcome", get_args(Outcome)),
         label=choice("label", get_args(LabelFilter)),
         min_probability=read("min_probability", _share, "must be a number from 0 to 1"),
@@ -391,11 +404,9 @@ def parse_days(values: Mapping[str, str], now_ms: int) -> tuple[int, int]:
     moments: dict[str, int] = {}
     problems = []
     for name, text in values.items():
-        # A day alone is its midnight.
-        moment = parse_rfc3339(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)
+        moment = day_or_time(text)
         if moment is None:
-            message = "must be a day such as 2026-02-06, or RFC 3339 such as 2026-02-06T10:00:00Z, from 1970 on"
-            problems.append(FieldError(name, message))
+            problems.append(FieldError(name, WHEN))
         else:
             moments[name] = moment
     if not problems:
@@ -494,7 +505,7 @@ def _with(view: Mapping[str, Any], **documents: bytes) -> bytes:
 
 def view_party(scorer: FraudScorer, party: str) -> PartyView | None:
     """The party's profile, told to people; None where nothing is known. Raises ``StoreUnavailable``."""
-    found = scorer.store.read([party]).get(party)
+    found = scorer.patient.store.read([party]).get(party)
     if found is None:
         return None
     try:
@@ -551,7 +562,7 @@ def _latency_ms(day: Day, share: float) -> float | None:
 
 def summarize(scorer: FraudScorer, day: int) -> None:
     """Write the line of one day (days since 1970) into the log. Raises ``StoreUnavailable``."""
-    for found in scorer.decisions.summary(day, day + 1):
+    for found in scorer.patient.decisions.summary(day, day + 1):
         factor = _rates(scorer).minor_factor
         view = describe_day(found, scorer.clock(), minor_factor=factor, label_delay_ms=_label_delay_ms(scorer))
         log_summary(DAY.dump_python(view))
@@ -575,6 +586,8 @@ def served_gauges(scorer: FraudScorer) -> dict[tuple[str, ...], float]:
         ("model_trouble",): float(trouble is not None),
         ("unpublished",): float(unpublished),
     }
+    for name, breaker in scorer.breakers.items():
+        found["breaker_open", name] = float(breaker.state != "closed")
     if source.rules_state is not None:
         found["rules_trouble",] = float(source.rules_state["state"] != "ok")
     if source.served is not None:

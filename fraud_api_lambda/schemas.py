@@ -220,6 +220,8 @@ class Problem(BaseModel):
 class Batch(BaseModel):
     """What ``POST /predict/batch`` takes."""
 
+    model_config = ConfigDict(extra="forbid")
+
     transactions: Annotated[list[Transaction], Field(min_length=1, max_length=MAX_BATCH)]
 
 
@@ -555,6 +557,15 @@ def parse_rfc3339(text: str) -> int | None:
     except (ValueError, OverflowError):
         return None
     return None if time_ms < 0 else time_ms
+
+
+#: What :func:`day_or_time` wants.
+WHEN = "must be a day such as 2026-02-06, or RFC 3339 such as 2026-02-06T10:00:00Z, from 1970 on"
+
+
+def day_or_time(text: str) -> int | None:
+    """:func:`parse_rfc3339`, or a day of UTC alone, which is its midnight."""
+    return parse_rfc3339(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) else text)
 
 
 def _rename(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

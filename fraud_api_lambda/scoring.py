@@ -11,18 +11,20 @@ import hashlib
 import hmac
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from pydantic_core import to_json
 
 from . import profiles
+from .breaker import Breaker
 from .decision_log import DecisionLog, Label, Record, Stored, open_decision_log, pack_record, unpack_record
-from .errors import InvalidRequest, NotFound, NotRecorded, RequestConflict, RequestError, StoreUnavailable
+from .errors import FieldError, InvalidRequest, NotFound, NotRecorded, RequestConflict, RequestError, StoreUnavailable
 from .feature_store import FeatureStore, open_feature_store
 from .features import FeatureSet, Floats, Past
 from .history import History
@@ -33,6 +35,7 @@ from .reload import ModelSource, Served
 from .rules import RuleSet
 from .schemas import (
     DECISION,
+    TEST_INPUTS,
     Decision,
     Degraded,
     Event,
@@ -58,8 +61,23 @@ DECISION_LOG_SHARE: Final = 0.4
 #: How often a label's profile is written while others come to count; then the outbox goes on.
 _LOOKS: Final = 5
 
+#: Replays of what was received longer ago tell nobody again.
+_TOLD_AGAIN_MS: Final = 86_400_000
+_NO_TEST_IDS: Final = FieldError(
+    "transaction_id", f"must not begin with test-{', test-'.join(TEST_INPUTS)}: test inputs are switched off here"
+)
+#: Writes one request's records: what ``DecisionLog.append`` answers, or why the log did not take them.
+Append = Callable[[Sequence[Record]], Awaitable[list[Record | None] | StoreUnavailable]]
+
 #: What is to be told to others of a decision: (kind, key, bytes) for the outbox.
 Notices = Callable[[Decision, bytes], Sequence[tuple[Kind, str, bytes]]]
+
+
+class Stores(NamedTuple):
+    """Profiles and decision log, with one budget for each call."""
+
+    store: FeatureStore
+    decisions: DecisionLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +110,9 @@ class _Case:
             )
         assert self.answer is not None
         return self.answer
+
+
+_Steps = Generator[Sequence[Record], list[Record | None] | StoreUnavailable, list[Answer | RequestError]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +184,29 @@ def _replayed(body: bytes, stands: bytes, sent: bytes) -> Answer | RequestConfli
     )
 
 
+def _only(answers: Sequence[Answer | RequestError]) -> Answer:
+    [answer] = answers
+    if isinstance(answer, RequestError):
+        raise answer
+    return answer
+
+
+def _given(done: StopIteration) -> list[Answer | RequestError]:
+    answers: list[Answer | RequestError] = done.value
+    return answers
+
+
 class FraudScorer:
     """Scores transactions with whatever ``source`` serves at that moment.
 
     ``store`` remembers the parties' past, ``decisions`` every decision; without them the past is remembered until the
     process ends, and decisions are not. ``pseudonyms`` is what parties are known by; None: ids, card numbers excepted.
     ``notices`` says what goes out about a decision. ``challenger`` answers the share of customers that its pointer says
-    and is judged beside the others. ``metrics`` counts and logs. ``without_model`` is the outcome where neither a model
-    nor a rule has a say; ``budget_ms`` bounds the attempts to update profiles; ``clock`` gives ms of UTC. ``first_ms``
-    is what the first request has after :meth:`begin`, where that is more.
+    and is judged beside the others. ``metrics`` counts and logs. ``breakers`` are those of the stores, to be told of.
+    ``without_model`` is the outcome where neither a model nor a rule has a say; ``budget_ms`` bounds the attempts to
+    update profiles; ``clock`` gives ms of UTC. ``first_ms`` is what the first request has after :meth:`begin`, where
+    that is more. ``test_ids`` False refuses test inputs. ``open_patient`` opens the same two stores for those who can
+    wait longer than money does.
     """
 
     def __init__(
@@ -185,10 +220,13 @@ class FraudScorer:
         notices: Notices | None = None,
         challenger: ModelSource | None = None,
         metrics: Metrics | None = None,
+        breakers: Mapping[str, Breaker] | None = None,
         without_model: Outcome = "review",
         on_log_failure: LogFailure = "review",
         budget_ms: int = 250,
         first_ms: int = 0,
+        test_ids: bool = True,
+        open_patient: Callable[[], Stores] | None = None,
         clock: Callable[[], int] = now_ms,
     ):
         self.source = source
@@ -200,17 +238,35 @@ class FraudScorer:
         self.challenger = challenger
         self.shadow = None if challenger is None else Shadow(challenger, without_model=without_model)
         self.metrics = Metrics() if metrics is None else metrics
+        self.breakers: Mapping[str, Breaker] = {} if breakers is None else breakers
         self.without_model = without_model
         self.on_log_failure = on_log_failure
         self.budget_s = self._usual_s = budget_ms / 1000
         self._first_s = max(first_ms, budget_ms) / 1000
         self._first = False
+        self._open_patient = open_patient
+        self._patient: Stores | None = None
+        self._opening = threading.Lock()
         self.clock = clock
+        self._test_ids = test_ids
 
     @property
     def inline(self) -> bool:
         """Whether all of scoring happens inside this process, so that no thread need wait for it."""
         return self.store.inline and self.decisions.inline and (self.outbox is None or self.outbox.inline)
+
+    @property
+    def patient(self) -> Stores:
+        """The two stores for whom only people or a schedule wait; opened when first asked for.
+
+        With connections of their own: what takes long here takes none of scoring's.
+        """
+        if self._open_patient is None:
+            return Stores(self.store, self.decisions)
+        with self._opening:
+            if self._patient is None:
+                self._patient = self._open_patient()
+            return self._patient
 
     def refresh(self) -> None:
         """Look for a newer bundle, challenger and rules now."""
@@ -249,8 +305,8 @@ class FraudScorer:
         self.source.disconnect()
         if self.challenger is not None:
             self.challenger.disconnect()
-        self.store.disconnect()
-        self.decisions.disconnect()
+        for store in (self.store, self.decisions, *(self._patient or ())):
+            store.disconnect()
         if self.outbox is not None:
             self.outbox.disconnect()
 
@@ -271,41 +327,78 @@ class FraudScorer:
         ``RequestConflict`` where the id stands for another transaction, ``NotRecorded`` where the decision could be
         written nowhere and is therefore not given.
         """
-        [answer] = self._answer([self._case(parse_transaction(data), data)], explain)
-        if isinstance(answer, RequestError):
-            raise answer
-        return answer
+        return _only(self._answer([self._case(parse_transaction(data), data)], explain))
+
+    async def answer_async(self, data: Any, explain: bool | None, append: Append) -> Answer:
+        """:meth:`answer`, which waits for nothing but ``append`` to write the records; others may come in between."""
+        return _only(await self._answer_async([self._case(parse_transaction(data), data)], explain, append))
 
     def answer_many(self, items: Sequence[Any], explain: bool | None = None) -> list[Answer | RequestError]:
         """Judge many in their order, each with those before it in its past; a problem stands in its place.
 
         Each answer equals, to the bit, what :meth:`answer` would say one by one at the same moment.
         """
-        cases: list[_Case | RequestError] = []
-        for data in items:
-            try:
-                cases.append(self._case(parse_transaction(data), data))
-            except InvalidRequest as problem:
-                cases.append(problem)
+        cases = self._cases(items)
         answers = iter(self._answer([case for case in cases if isinstance(case, _Case)], explain))
+        return [next(answers) if isinstance(case, _Case) else case for case in cases]
+
+    async def answer_many_async(
+        self, items: Sequence[Any], explain: bool | None, append: Append
+    ) -> list[Answer | RequestError]:
+        """:meth:`answer_many`, as :meth:`answer_async`."""
+        cases = self._cases(items)
+        answers = iter(await self._answer_async([case for case in cases if isinstance(case, _Case)], explain, append))
         return [next(answers) if isinstance(case, _Case) else case for case in cases]
 
     def score(self, transaction: Transaction, explain: bool | None = None) -> Decision:
         """:meth:`answer` for a transaction that is parsed already."""
         return self.answer(transaction.model_dump(exclude_none=True), explain).decision
 
+    def _cases(self, items: Sequence[Any]) -> list[_Case | RequestError]:
+        cases: list[_Case | RequestError] = []
+        for data in items:
+            try:
+                cases.append(self._case(parse_transaction(data), data))
+            except InvalidRequest as problem:
+                cases.append(problem)
+        return cases
+
     def _case(self, transaction: Transaction, data: Any) -> _Case:
         return _Case(self.pseudonyms.shield(transaction), self.pseudonyms.digest(data))
 
     def _answer(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
         try:
-            return self._answer_now(cases, explain)
+            steps = self._steps(cases, explain)
+            try:
+                steps.send(self._append(next(steps)))
+            except StopIteration as done:
+                return _given(done)
+            raise AssertionError("The records are written once.")
         finally:
-            if cases and self._first:
-                self._first = False
-                self._allow(self._usual_s)
+            self._had_first(cases)
 
-    def _answer_now(self, cases: Sequence[_Case], explain: bool | None) -> list[Answer | RequestError]:
+    async def _answer_async(
+        self, cases: Sequence[_Case], explain: bool | None, append: Append
+    ) -> list[Answer | RequestError]:
+        try:
+            steps = self._steps(cases, explain)
+            try:
+                steps.send(await append(next(steps)))
+            except StopIteration as done:
+                return _given(done)
+            raise AssertionError("The records are written once.")
+        finally:
+            self._had_first(cases)
+
+    def _had_first(self, cases: Sequence[_Case]) -> None:
+        if cases and self._first:
+            self._first = False
+            self._allow(self._usual_s)
+
+    def _steps(self, cases: Sequence[_Case], explain: bool | None) -> _Steps:
+        """All of a request but the writing of its records: they are given, once at most, to be appended to the log,
+        and what it answered is to be sent.
+        """
         started = time.perf_counter()
         received = self.clock()
         known = self._answer_known(cases, look=len(cases) > 1)
@@ -318,7 +411,7 @@ class FraudScorer:
         self._remember_again(history, known)
         judged = self._judge(new, explain, history)
         records = [self._record(each, history, received, started) for each in judged]
-        standing = self._append(judged, records)
+        standing = self._stand(judged, records, (yield records)) if records else []
         if any(standing):
             # Somebody has answered some of these before: the profiles may hold them, or nothing of them.
             history = self._history(list(history.versions), received)
@@ -333,6 +426,8 @@ class FraudScorer:
         replays = sum(isinstance(answer, Answer) and answer.replayed for answer in answers)
         if replays:
             self.metrics.add("replays", n=replays)
+        for record in [*known, *(stands for stands in standing if isinstance(stands, Record))]:
+            self._tell_again(record)
         return answers
 
     def _answer_known(self, cases: Sequence[_Case], *, look: bool) -> list[Record]:
@@ -402,6 +497,8 @@ class FraudScorer:
                 try:
                     event = to_event(case.transaction, rates, received, self.pseudonyms)
                     features.check(event)
+                    if event.test_input is not None and not self._test_ids:
+                        raise InvalidRequest("The transaction is not valid.", (_NO_TEST_IDS,))
                 except InvalidRequest as problem:
                     case.answer = problem
                     continue
@@ -464,18 +561,22 @@ class FraudScorer:
             document=to_json(document).decode(),
         )
 
-    def _append(self, judged: Sequence[_Judged], records: Sequence[Record]) -> list[Record | RequestError | None]:
-        """Write the records and answer the cases: with what was written, or with what stood there before.
+    def _append(self, records: Sequence[Record]) -> list[Record | None] | StoreUnavailable:
+        try:
+            return self.decisions.append(records)
+        except StoreUnavailable as error:
+            return error
+
+    def _stand(
+        self, judged: Sequence[_Judged], records: Sequence[Record], found: list[Record | None] | StoreUnavailable
+    ) -> list[Record | RequestError | None]:
+        """Answer the cases: with what was written, or with what stood there before, which is what the log has told.
 
         For each: None where it is new, else the record that stands, or why there is no answer.
         """
-        if not records:
-            return []
-        try:
-            found = self.decisions.append(records)
-        except StoreUnavailable as error:
+        if isinstance(found, StoreUnavailable):
             self.metrics.add("log_failures", n=len(records))
-            log.error("the decision log did not take decisions", extra={"n": len(records), "reason": str(error)})
+            log.error("the decision log did not take decisions", extra={"n": len(records), "reason": str(found)})
             return [self._spool(each, record) for each, record in zip(judged, records, strict=True)]
         standing: list[Record | RequestError | None] = []
         for each, record, stands in zip(judged, records, found, strict=True):
@@ -493,6 +594,16 @@ class FraudScorer:
                 self._keep(kind, key, data)
         if self.shadow is not None:
             self.shadow.offer(judged.new.event, judged.features, judged.decision)
+
+    def _tell_again(self, record: Record) -> None:
+        """What is to be told of a decision is put into the outbox once more when it is asked for again: whoever
+        recorded it may have died before. What waits there is kept as it is; receivers know the notice by its id.
+        """
+        if self.notices is None or record.outcome == "approve":
+            return
+        if self.clock() - record.received_ms < _TOLD_AGAIN_MS:
+            for kind, key, data in self.notices(DECISION.validate_json(record.answer), record.answer):
+                self._keep(kind, key, data)
 
     def _stood(self, case: _Case, stands: Record) -> Record | RequestError:
         """Answer with what had been recorded under the id."""
@@ -565,14 +676,22 @@ class FraudScorer:
 
     # --- labels ------------------------------------------------------------------------------------------------------
 
-    def feedback(self, label: Label) -> tuple[Stored, Label]:
+    def feedback(self, label: Label, *, timed: bool = True) -> tuple[Stored, Label]:
         """Record somebody's word on a transaction; the counterparty's fraud rate learns of it.
 
         Gives the record with the label that counts, and the label as it stands. Raises ``NotFound`` for a transaction
         that was never judged, ``NotRecorded`` where the log does not answer: nothing was promised then.
+
+        ``timed`` False: the sender did not say when it was found out. Where the same source said the same last, it is
+        that very label, sent again.
         """
         try:
-            found = self.decisions.label(label)
+            decisions = self.patient.decisions
+            if not timed:
+                said = [one for one in decisions.labels(label.transaction_id) if one.source == label.source]
+                if said and said[-1].is_fraud == label.is_fraud:
+                    label = replace(label, time_ms=said[-1].time_ms)
+            found = decisions.label(label)
         except StoreUnavailable:
             raise NotRecorded("The label could not be recorded. Send it again later.") from None
         if found is None:

@@ -62,12 +62,19 @@ class Settings:
     deadline_ms: int = 250
     #: What the first request after a start may take instead, where that is more: its connections may be new.
     first_deadline_ms: int = 2000
+    #: After so many failures in a row a store is not asked for ``breaker_seconds``; 0: it always is.
+    breaker_failures: int = 5
+    breaker_seconds: int = 2
+    #: What one call of log or profiles may take that only people or a schedule wait for, in milliseconds.
+    read_deadline_ms: int = 2000
     #: The outcome when no bundle is loaded and no rule fires.
     without_model: Outcome = "review"
     #: What becomes of a decision that neither the log nor the outbox takes: sent to review at least, or refused (503).
     on_log_failure: LogFailure = "review"
     #: Days after which a record is deleted; None: never.
     retention_days: int | None = None
+    #: 1: an id such as ``test-decline-7`` forces that outcome, for trying an integration; 0: such ids are refused.
+    test_ids: bool = True
     #: Requests a key may send, ``number/second``, ``/minute`` or ``/hour``; None: no limit.
     rate_limit: str | None = None
     #: Where alerts go: ``https://host/path#whsec_base64`` items separated by white space, ``file://path`` or
@@ -101,9 +108,16 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             continue  # compose files and templates pass on what was not set as an empty text
         if field == "cors_origins":
             values[field] = tuple(item.strip() for item in text.split(",") if item.strip())
-        elif field in {"deadline_ms", "first_deadline_ms"}:
+        elif field in {"deadline_ms", "first_deadline_ms", "read_deadline_ms"}:
             if not text.isascii() or not text.isdecimal() or not 10 <= int(text[:9]) <= 60_000:
                 raise SettingsError(f"{name} must be a whole number of milliseconds, 10 to 60000.")
+            values[field] = int(text)
+        elif field == "test_ids":
+            values[field] = _choice(name, text, ("0", "1")) == "1"
+        elif field in ("breaker_failures", "breaker_seconds"):
+            least, most = (0, 1_000) if field == "breaker_failures" else (1, 300)
+            if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most:
+                raise SettingsError(f"{name} must be a whole number, {least} to {most}.")
             values[field] = int(text)
         elif field == "retention_days":
             if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 36_500:

@@ -58,6 +58,47 @@ def put(text: str, rule: Mapping[str, Any]) -> str:
     return head + item(rule, indent) + rest
 
 
+def put_entry(text: str, where: str, entry: Mapping[str, Any]) -> str:
+    """The file with a line for a party in it: ``where`` is ``deny`` or ``allow``, lists, or ``snooze``.
+
+    All else stays as it is. Raises :class:`NoPlace`.
+    """
+    if _RULES_LINE.search(text) is None:
+        raise NoPlace("There is no line rules: of its own in this file. Write the entry into it by hand.")
+    kept = ", ".join(f"{name}: {_scalar(value)}" for name, value in entry.items() if value not in (None, ""))
+    line = f"- {{{kept}}}\n"
+    section = "snooze" if where == "snooze" else "lists"
+    found = _line(section).search(text)
+    if found is None:
+        if re.search(rf"^[\"']?{section}\b", text, re.MULTILINE):
+            raise NoPlace(f"There is no line {section}: of its own in this file. Write the entry into it by hand.")
+        inside = f"  {line}" if section == "snooze" else f"  {where}:\n    {line}"
+        return f"{text.rstrip()}\n\n{section}:\n{inside}"
+    head, rest = f"{text[: found.start()]}{section}:\n", text[found.end() :].removeprefix("\n")
+    if section == "snooze":
+        first = _FIRST.match(rest)
+        return f"{head}{first['indent'] if first else '  '}{line}{rest}"
+    block = re.match(r"(?:[ \t]+[^\n]*(?:\n|$)|[ \t]*(?:#[^\n]*)?\n)*", rest)
+    assert block is not None
+    within, after = block[0], rest[block.end() :]
+    member = re.search(r"^([ \t]+)(?:deny|allow):", within, re.MULTILINE)
+    indent = member[1] if member else "  "
+    listed = _line(where, indent).search(within)
+    if listed is None:
+        if re.search(rf"^{indent}[\"']?{where}\b", within, re.MULTILINE):
+            raise NoPlace(f"There is no line {where}: of its own in this file. Write the entry into it by hand.")
+        return f"{head}{indent}{where}:\n{indent}  {line}{within}{after}"
+    others = within[listed.end() :].removeprefix("\n")
+    first = _FIRST.match(others)
+    deeper = first["indent"] if first and len(first["indent"]) >= len(indent) else f"{indent}  "
+    return f"{head}{within[: listed.start()]}{indent}{where}:\n{deeper}{line}{others}{after}"
+
+
+def _line(name: str, indent: str = "") -> re.Pattern[str]:
+    """A member's own line, with nothing or an empty value behind it."""
+    return re.compile(rf"^{indent}{name}:[ \t]*(\[\s*\]|\{{\s*\}})?[ \t]*(#.*)?$", re.MULTILINE)
+
+
 def caret(expression: str, message: str) -> str | None:
     """The expression's line that a message names, with a mark under the column; None where it names none."""
     place = re.search(r"line (\d{1,4}), column (\d{1,5})", message)

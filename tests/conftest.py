@@ -32,6 +32,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if not any("container" in argument for argument in config.args) else None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="the long forms of the tests marked chaos (make chaos)")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form is asked for; without it, a test marked ``chaos`` takes seconds."""
+    return bool(request.config.getoption("--full"))
+
+
 @pytest.fixture(scope="session")
 def measuring_data() -> Path:
     """The folder of the measuring data, named by FRAUD_TEST_DATA; skips, saying so, where it is not there."""

@@ -3,7 +3,9 @@
 The contracts stand in pyproject.toml. Each guard is also shown to fail: a guard that cannot is no guard.
 """
 
+import ast
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -141,6 +143,46 @@ def test_the_emulator_comes_from_the_wheel_that_the_sam_lock_names() -> None:
     text = LOCKS["sam"].read_text()
     entry = text[text.index(f"\n{runtime.WHEEL} ") :].split("\n\n")[0]
     assert f"--hash=sha256:{runtime.WHEEL_SHA256}" in re.split(r"\n(?=[a-z])", entry.lstrip())[0]
+
+
+#: What comes along with a declared package and is its other half.
+COMPANIONS = {"starlette": "fastapi", "pydantic-core": "pydantic", "botocore": "boto3", "numpy": "pandas"}
+#: Declared and not imported: what serves the app, what Python itself reads, what mlflow keeps its runs with.
+NOT_IMPORTED = {"fraud_api_lambda": {"uvicorn", "uvloop", "tzdata"}, "training": {"alembic", "sqlalchemy"}}
+
+
+@pytest.mark.parametrize(
+    ("package", "groups"),
+    [
+        ("fraud_api_lambda", ("serving", "kafka")),
+        ("training", ("serving", "training", "comparison", "tracking")),
+        ("streamlit_app", ("console",)),
+    ],
+)
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported(package: str, groups: tuple[str, ...]) -> None:
+    distributions = importlib.metadata.packages_distributions()
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+
+    def own(group: str) -> set[str]:
+        return {re.split(r"[\[<>=;! ]", item)[0] for item in listed[group] if isinstance(item, str)}
+
+    imported: set[str] = set()
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            imported |= {name.partition(".")[0] for name in names}
+    # Type stubs are imported for the type checker alone.
+    foreign = {name for name in imported - sys.stdlib_module_names - set(PACKAGES) if "mypy_boto3" not in name}
+    used = {re.sub(r"[_.]", "-", each.lower()) for name in foreign for each in distributions.get(name, [name])}
+    declared = set[str]().union(*map(own, groups))
+    assert {name for name in used - declared if COMPANIONS.get(name) not in declared} == set()
+    # Of two distributions of one package (xgboost) one is installed.
+    here = set[str]().union(*map(own, groups[1:] if "training" in groups else groups)) - NOT_IMPORTED.get(
+        package, set()
+    )
+    assert {name for name in here - used if f"{name}-cpu" not in used} == set()
 
 
 # --- the serving environment -----------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ SEATS = {
     ),
     "P2": (
         "`POST /predict`: `is_fraud` and `confidence`",
-        "its example, an amount above the balance, is a fraud",
+        "its example of an amount above the balance is a fraud",
         "XGBoost held against LightGBM",
         "precision, recall, AUC, specificity, true positive rate, F1, kappa, false discovery and false positive rate",
         "weights for the classes",
@@ -104,7 +104,7 @@ SEATS = {
     "P4": (
         "FastAPI and Mangum on Lambda behind API Gateway",
         "a row of PaySim as it stands",
-        "that row is a fraud: an account emptied to the cent",
+        "its PaySim row, an account emptied to the cent, is a fraud",
         "the image in a private repository of ECR",
         "the model from S3 at the start",
         "a SAM template with the right to read the bucket",

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import commands_drift, commands_learning, commands_life, commands_records
+from . import commands_cost, commands_drift, commands_learning, commands_life, commands_records
 from .cli import (
     Data,
     Format,
@@ -453,6 +453,25 @@ def rollback(
     print_result(as_json, facts, f"{facts['at']} -> {facts['version']} (serial {facts['serial']})")
 
 
+@app.command("rollback-code")
+def rollback_code(
+    stack: Annotated[str, typer.Option(help="Name of a deployed stack.")],
+    region: Region = None,
+    to: Annotated[str | None, typer.Option(help="Version; default: the one before the current.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Point the alias live of a deployed stack back at a version of the code that ran before."""
+    with one_line():
+        from dataclasses import asdict
+
+        from .rollback_code import ALIAS
+        from .rollback_code import rollback_code as back
+
+        moved = back(stack, region=region, to=to)
+        text = f"{moved.function}:{ALIAS} {moved.before} -> {moved.after}"
+        print_result(as_json, asdict(moved), f"{text}  {moved.image_after}".rstrip())
+
+
 @app.command()
 def promote(
     challenger: Annotated[str, typer.Option(help="The challenger's pointer.")] = "file://models/challenger",
@@ -490,6 +509,25 @@ def demo(
 
 
 @app.command()
+def doctor(
+    stack: Stack = None,
+    region: Region = None,
+    as_json: Json = False,
+) -> None:
+    """Look for what commonly goes wrong here, or with --stack in a deployed stack; exit code 1 where something does."""
+    with one_line():
+        import os
+        from dataclasses import asdict
+
+        from .doctor import examine_machine, examine_stack, table
+
+        findings = examine_machine(os.environ) if stack is None else examine_stack(stack, region=region)
+    failed = any(found.state == "failure" for found in findings)
+    print_result(as_json, {"ok": not failed, "findings": [asdict(one) for one in findings]}, table(findings))
+    raise typer.Exit(int(failed))
+
+
+@app.command()
 def smoke(stack: Annotated[str, typer.Option(help="Name of a deployed stack.")], region: Region = None) -> None:
     """Ask a deployed stack for decisions and check the answers."""
     with one_line():
@@ -516,6 +554,7 @@ commands_records.register(app)
 commands_learning.register(app)
 commands_drift.register(app)
 commands_life.register(app)
+commands_cost.register(app)
 
 
 # --- printing --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ Mapping_ = Annotated[str | None, typer.Option("--mapping", help="YAML file that 
 Where = Annotated[list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE; may be repeated.")]
 LegitWeight = Annotated[float, typer.Option(help="Weight of each legitimate row, for samples of frauds and controls.")]
 Keys = Annotated[Path, typer.Option("--keys", help="Folder of signing keys.")]
-Models = Annotated[Path, typer.Option("--models", help="Folder of bundles.")]
 Stack = Annotated[str | None, typer.Option(help="Name of a deployed stack.")]
 Region = Annotated[str | None, typer.Option(help="AWS region; default: the environment's.")]
 MLflow = Annotated[bool, typer.Option("--mlflow", help="Log into MLflow as well: FRAUD_MLFLOW_URI.")]

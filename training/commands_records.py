@@ -85,9 +85,15 @@ def _opened(opened: Any) -> Iterator[Any]:
 
 
 def open_log(url: str | None) -> Any:
+    """The log as it is: a file that is not there would be made empty, and is refused."""
     from fraud_api_lambda.decision_log import open_decision_log
+    from fraud_api_lambda.errors import SettingsError
+    from fraud_api_lambda.sqlite_file import path_of
 
-    return _opened(open_decision_log(url or read_environment().decision_log_url, budget_ms=_PATIENT_MS))
+    url = url or read_environment().decision_log_url
+    if url.startswith("sqlite:") and not (path := path_of(url, "decision log", "dynamodb://table")).is_file():
+        raise SettingsError(f"There is no decision log at {path}.")
+    return _opened(open_decision_log(url, budget_ms=_PATIENT_MS))
 
 
 def _store(url: str | None) -> Any:

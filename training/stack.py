@@ -111,7 +111,7 @@ class Check:
 
 
 @contextmanager
-def _aws_errors_in_one_line() -> Iterator[None]:
+def aws_errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except NoCredentialsError:
@@ -130,7 +130,7 @@ def _aws_errors_in_one_line() -> Iterator[None]:
         raise StackError(f"AWS did not answer: {' '.join(str(error).split())}") from None
 
 
-def _session(region: str | None) -> boto3.Session:
+def open_session(region: str | None) -> boto3.Session:
     session = boto3.Session(region_name=region)
     if session.region_name is None:
         raise NoRegionError
@@ -149,12 +149,12 @@ def _ssm(session: boto3.Session) -> "SSMClient":
     return session.client("ssm", config=_DEADLINES)
 
 
-def _other(session: boto3.Session, service: str) -> Any:
+def client_of(session: boto3.Session, service: str) -> Any:
     return session.client(service, config=_DEADLINES)  # type: ignore[call-overload]  # its types are not installed
 
 
 @contextmanager
-def _session_in_environment(session: boto3.Session) -> Iterator[None]:
+def session_in_environment(session: boto3.Session) -> Iterator[None]:
     """The bundle's own S3 client knows the environment only: no profile, no SSO. Lend it what boto3 found."""
     credentials = session.get_credentials()
     if credentials is None:
@@ -185,12 +185,12 @@ def _session_in_environment(session: boto3.Session) -> Iterator[None]:
 
 def read_stack(name: str, *, region: str | None = None) -> Stack:
     """Read the outputs of stack ``name``. Raises :class:`StackError` when it is not there, not ready, or not ours."""
-    with _aws_errors_in_one_line():
-        session = _session(region)
-        return _read_stack(session, name)
+    with aws_errors_in_one_line():
+        session = open_session(region)
+        return stack_of(session, name)
 
 
-def _read_stack(session: boto3.Session, name: str) -> Stack:
+def stack_of(session: boto3.Session, name: str) -> Stack:
     region = session.region_name
     found = _describe(session, name)
     if found is None:
@@ -248,11 +248,11 @@ def publish_to_stack(
     from training.publish import publish  # its gate needs the training extras; smoke and destroy do not
 
     source, public_keys = _find_bundle(bundle, keys_dir)
-    with _aws_errors_in_one_line():
-        session = _session(region)
-        target = _read_stack(session, stack)
-        with _session_in_environment(session), tempfile.TemporaryDirectory() as scratch:
-            trusted = _trusted_keys(session, target)
+    with aws_errors_in_one_line():
+        session = open_session(region)
+        target = stack_of(session, stack)
+        with session_in_environment(session), tempfile.TemporaryDirectory() as scratch:
+            trusted = trusted_keys(session, target)
             key, made = _release_key(target, trusted, keys_dir, rotate=rotate)
             copy = Path(scratch) / source.name
             shutil.copytree(source, copy)
@@ -275,11 +275,11 @@ def rollback_stack(
     """
     from training.publish import rollback
 
-    with _aws_errors_in_one_line():
-        session = _session(region)
-        target = _read_stack(session, stack)
-        with _session_in_environment(session):
-            trusted = _trusted_keys(session, target)
+    with aws_errors_in_one_line():
+        session = open_session(region)
+        target = stack_of(session, stack)
+        with session_in_environment(session):
+            trusted = trusted_keys(session, target)
             key, made = _release_key(target, trusted, keys_dir, rotate=False)
             if made is not None:
                 raise StackError(f"Nothing was published to '{stack}' yet, so there is nothing to go back to.")
@@ -307,7 +307,7 @@ def _find_bundle(path: Path, keys_dir: Path) -> tuple[Path, dict[str, bytes]]:
     )
 
 
-def _trusted_keys(session: boto3.Session, stack: Stack) -> dict[str, bytes]:
+def trusted_keys(session: boto3.Session, stack: Stack) -> dict[str, bytes]:
     """The public keys that the stack trusts, oldest first."""
     text = _parameter(session, stack)
     return {} if text.strip() in {"", PLACEHOLDER} else bundles.parse_public_keys(text)
@@ -387,11 +387,11 @@ def smoke(
     about a minute, and the function looks for a new bundle at most once a minute. Raises :class:`StackError` with the
     first failure and its mend; the table has been printed by then.
     """
-    with _aws_errors_in_one_line():
-        session = _session(region)
-        target = _read_stack(session, stack)
-        key = _other(session, "apigateway").get_api_key(apiKey=target.api_key_id, includeValue=True)["value"]
-        with _session_in_environment(session):
+    with aws_errors_in_one_line():
+        session = open_session(region)
+        target = stack_of(session, stack)
+        key = client_of(session, "apigateway").get_api_key(apiKey=target.api_key_id, includeValue=True)["value"]
+        with session_in_environment(session):
             served = _served_version(session, target)
     checks = _ask(target, key, served, wait_s, pause_s)
     echo(table(checks))
@@ -413,7 +413,7 @@ def table(checks: list[Check]) -> str:
 def _served_version(session: boto3.Session, stack: Stack) -> str | BundleError:
     """The version that the stack should serve, or why it can serve none."""
     try:
-        return bundles.read_pointer(stack.model_url, _trusted_keys(session, stack)).version
+        return bundles.read_pointer(stack.model_url, trusted_keys(session, stack)).version
     except BundleError as error:
         return error
 
@@ -556,14 +556,16 @@ def destroy(
     beside it with the images. It may be called again after a failure, and for a stack whose deploy never finished.
     Without ``yes`` it raises :class:`StackError` with the list of what it would delete.
     """
-    with _aws_errors_in_one_line():
-        session = _session(region)
+    with aws_errors_in_one_line():
+        session = open_session(region)
         found = _describe(session, stack)
         companion = _companion(session, stack)
         if found is None and companion is None:
             raise StackError(f"There is no stack '{stack}' in {session.region_name}, so there is nothing to delete.")
-        buckets = _resources(session, stack, "AWS::S3::Bucket") if found else []
-        repositories = _resources(session, companion, "AWS::ECR::Repository") if companion else []
+        buckets = resources_of(session, stack, "AWS::S3::Bucket") if found else []
+        if buckets:  # in prod the bucket outlives the stack, and what is in it with it
+            buckets = resources_of(session, stack, "AWS::S3::Bucket", but=_kept(session, stack))
+        repositories = resources_of(session, companion, "AWS::ECR::Repository") if companion else []
         doomed = [f"stack {stack}"] if found else []
         doomed += [f"bucket {bucket} with every version in it" for bucket in buckets]
         doomed += [f"stack {companion}"] if companion else []
@@ -603,16 +605,32 @@ def _companion(session: boto3.Session, stack: str) -> str | None:
     return None
 
 
-def _resources(session: boto3.Session, stack: str, kind: str) -> list[str]:
+def _kept(session: boto3.Session, stack: str) -> frozenset[str]:
+    """Logical ids of what CloudFormation leaves behind when it deletes the stack, by the template that it deployed."""
+    body = _cloudformation(session).get_template(StackName=stack, TemplateStage="Processed")["TemplateBody"]
+    if not isinstance(body, Mapping):
+        raise StackError(f"The template of stack '{stack}' cannot be read, so nothing was deleted.")
+    found = dict(body).get("Resources", {})
+    return frozenset(name for name, item in found.items() if str(item.get("DeletionPolicy", "")).startswith("Retain"))
+
+
+def resources_of(session: boto3.Session, stack: str, kind: str, but: frozenset[str] = frozenset()) -> list[str]:
     pages = _cloudformation(session).get_paginator("list_stack_resources").paginate(StackName=stack)
     return [
         item["PhysicalResourceId"]
         for page in pages
         for item in page["StackResourceSummaries"]
         if item["ResourceType"] == kind
+        and item["LogicalResourceId"] not in but
         and item.get("PhysicalResourceId")
         and item["ResourceStatus"] not in {"DELETE_COMPLETE", "CREATE_FAILED"}
     ]
+
+
+def output_of(session: boto3.Session, stack: str, name: str) -> str:
+    """An output of the stack; empty where it has none of that name."""
+    outputs = (_describe(session, stack) or {}).get("Outputs", [])
+    return next((str(item["OutputValue"]) for item in outputs if item["OutputKey"] == name), "")
 
 
 def _empty(session: boto3.Session, bucket: str) -> int:
@@ -663,13 +681,14 @@ def _delete(session: boto3.Session, stack: str, wait_s: float, pause_s: float) -
         f"{item.get('PhysicalResourceId') or item['LogicalResourceId']} ({item['ResourceType']}), kept by its policy"
         for page in pages
         for item in page["StackResourceSummaries"]
-        if item["ResourceStatus"] == "DELETE_SKIPPED"
+        # A version of a function is "kept", and has gone with the function all the same.
+        if item["ResourceStatus"] == "DELETE_SKIPPED" and item["ResourceType"] != "AWS::Lambda::Version"
     ]
 
 
 def _empty_repository(session: boto3.Session, repository: str) -> int:
     """Delete every image, so that CloudFormation can delete the repository; returns how many."""
-    ecr = _other(session, "ecr")
+    ecr = client_of(session, "ecr")
     count = 0
     try:
         # An image that a list of images refers to can be deleted only after the list, so it may take a second round.

@@ -165,6 +165,8 @@ class DecisionLog(Protocol):
 
     #: True: answers inside the process, in about a millisecond. False: over the network, call it from a thread.
     inline: bool
+    #: True: an append waits until the records are safe, for a disk or a server. False: nothing is kept.
+    durable: bool
 
     def append(self, records: Sequence[Record]) -> list[Record | None]:
         """Write each record whose id is not there yet, durable on return; one round trip for all.

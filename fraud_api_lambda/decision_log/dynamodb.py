@@ -77,6 +77,7 @@ class DynamoDBDecisionLog:
     """One table."""
 
     inline = False
+    durable = True
 
     def __init__(self, service: Service, table: str, retention_days: int | None = None) -> None:
         self._service = service

@@ -17,6 +17,7 @@ class NoDecisionLog:
     """Every append is new, every search empty."""
 
     inline = True
+    durable = False
 
     def append(self, records: Sequence[Record]) -> list[Record | None]:
         return [None] * len(records)

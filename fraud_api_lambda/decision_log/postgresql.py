@@ -103,6 +103,7 @@ class PostgresqlDecisionLog:
     """The tables of ``sql`` in one database, in the first schema of the user's search path."""
 
     inline = False
+    durable = True
 
     def __init__(self, conninfo: str, budget_s: float = 0.25) -> None:
         # The driver's own messages hold addresses and the names of users and databases.

@@ -49,6 +49,7 @@ class SqliteDecisionLog:
     """The tables of ``sql`` in one file; its folder is made when it is missing."""
 
     inline = True
+    durable = True
 
     def __init__(self, path: Path, budget_s: float = 0.25) -> None:
         self._budget_s = budget_s

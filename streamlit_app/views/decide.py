@@ -24,6 +24,9 @@ STEPS = (
 #: Training's own floor under the precision of declines; a model whose declines are less right begins with theirs.
 DECLINE_PRECISION = 0.9
 
+PLACES = {"deny list": "deny", "allow list": "allow", "snooze of a rule": "snooze"}
+ENTITIES = ("customer", "counterparty", "device")
+
 state = st.session_state
 
 
@@ -220,6 +223,7 @@ def rules(model: Model | None) -> None:
     one, whole = st.columns(2, gap="large")
     with one:
         one_rule(model)
+        one_party()
     with whole:
         whole_file(model)
     show_tried(state.get("decide.rules_tried"), "decide.rules_report")
@@ -278,6 +282,45 @@ def put_rule() -> None:
         state["decide.file"] = rules_file.put(state["decide.file"], {**rule, "enabled": state["decide.enabled"]})
     except rules_file.NoPlace as error:
         state["decide.no_place"] = str(error)
+
+
+def one_party() -> None:
+    """A line for a list or a snooze, put into the file's text. Who is on the lists in force is told to nobody."""
+    with st.expander("A party on a list, or a rule snoozed for it", icon=":material/person_add:"):
+        place, entity = st.columns(2)
+        where = place.selectbox("Where", list(PLACES), key="decide.where", persist_state="session")
+        entity.selectbox("Who", ENTITIES, key="decide.entity", persist_state="session")
+        st.text_input("Its id", key="decide.party", persist_state="session", max_chars=64, placeholder="C777777")
+        if PLACES[where] == "snooze":
+            st.text_input("The rule's id", key="decide.snoozed", persist_state="session", max_chars=64)
+        day, why = st.columns([2, 3])
+        day.date_input("Until (UTC)", value=None, key="decide.until", persist_state="session",
+                       help="Empty: for ever. A snooze needs a day.")  # fmt: skip
+        why.text_input("Why", key="decide.why", persist_state="session", placeholder="Chargebacks in January")
+        st.button("Put it into the file", icon=":material/playlist_add:", on_click=put_party, key="decide.put_party")
+        problem = state.pop("decide.no_party", None)
+        if problem:
+            st.warning("**Not put into the file**", icon=":material/edit_off:")
+            st.text(problem)
+
+
+def put_party() -> None:
+    where = PLACES[state["decide.where"]]
+    party, until = (state.get("decide.party") or "").strip(), state.get("decide.until")
+    rule = (state.get("decide.snoozed") or "").strip() if where == "snooze" else ""
+    if not party:
+        state["decide.no_party"] = "It needs an id."
+    elif where == "snooze" and not (rule and until):
+        state["decide.no_party"] = "A snooze needs a rule of this file, and a day on which it ends."
+    else:
+        entry = {
+            "rule": rule, "entity": state["decide.entity"], "id": party,
+            "until": f"{until:%Y-%m-%d}T00:00:00Z" if until else "", "reason": (state.get("decide.why") or "").strip(),
+        }  # fmt: skip
+        try:
+            state["decide.file"] = rules_file.put_entry(state["decide.file"], where, entry)
+        except rules_file.NoPlace as error:
+            state["decide.no_party"] = str(error)
 
 
 def whole_file(model: Model | None) -> None:

@@ -175,8 +175,7 @@ def fields() -> None:
                 persist_state="session",
                 help=f"Sent as {name}. Empty is not the same as 0.",
             )
-    one, two, three = st.columns([4, 3, 3])
-    one.text_input(
+    st.text_input(
         "Time",
         max_chars=40,
         placeholder="now",
@@ -184,7 +183,9 @@ def fields() -> None:
         persist_state="session",
         help="RFC 3339, such as 2026-02-06T02:30:00Z; without an offset it is UTC.",
     )
-    for column, name, label, limit in ((two, "lat", "Latitude", 90.0), (three, "long", "Longitude", 180.0)):
+    # Two to a row: three leave no room for the digits beside the buttons.
+    one, two = st.columns(2)
+    for column, name, label, limit in ((one, "lat", "Latitude", 90.0), (two, "long", "Longitude", 180.0)):
         column.number_input(
             label,
             value=None,

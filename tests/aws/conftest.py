@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.aws.settling import REGION, expand, made, read_template
+from tests.aws.settling import REGION, ROOT, expand, made, read_template
 from tests.servers import moto_in_this_process, name_aws
 
 
@@ -65,10 +65,14 @@ def deploy(aws: str, free: Mapping[str, Any]) -> Callable[..., dict[str, str]]:
     """
     import boto3
 
-    def make(name: str, api_url: str = "http://127.0.0.1:9", tags: Mapping[str, str] | None = None) -> dict[str, str]:
+    def make(
+        name: str, api_url: str = "http://127.0.0.1:9", tags: Mapping[str, str] | None = None, *, prod: bool = False
+    ) -> dict[str, str]:
         client = boto3.client("cloudformation")
         keep = ("ModelBucket", "ModelBucketPolicy", "ModelPublicKeys", "FraudFunctionLogs")
         resources = {key: copy.deepcopy(free["Resources"][key]) for key in keep}
+        if prod:
+            resources["ModelBucket"]["DeletionPolicy"] = "Retain"
         resources["ModelPublicKeys"]["Properties"]["Name"] = f"CFN-{name}-ModelPublicKeys"  # moto makes up no name
         stacks = [item["StackName"] for item in client.describe_stacks()["Stacks"]]
         if name in stacks:

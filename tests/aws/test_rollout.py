@@ -120,6 +120,16 @@ def test_the_hook_is_the_same_image_and_is_told_the_version_to_try(template: Tem
     assert hook["Environment"]["Variables"]["FRAUD_SMOKE_FUNCTION"] == {"Ref": version(template)}
 
 
+def test_where_keys_are_asked_for_the_hook_has_one_of_its_own(template: Template, free: Template) -> None:
+    assert "FRAUD_API_KEY" not in function(free, "FraudSmoke")["Environment"]["Variables"]
+    found = made(template, SmokeKeyParameter="/fraud/smoke-key")
+    assert function(found, "FraudSmoke")["Environment"]["Variables"]["FRAUD_API_KEY"] == "ssm:/fraud/smoke-key"
+    assert "FRAUD_API_KEY" not in function(found)["Environment"]["Variables"]
+    rights = found["Resources"]["SmokeRights"]["Properties"]["PolicyDocument"]["Statement"]
+    (key,) = [item for item in rights if item["Sid"] == "ReadOwnKey"]
+    assert key["Resource"]["Fn::Sub"].endswith(":parameter/fraud/smoke-key")
+
+
 def test_the_hooks_figures_are_not_those_of_customers(free: Template) -> None:
     name = function(free, "FraudSmoke")["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"]
     assert name == {"Fn::Sub": "${AWS::StackName}-smoke"}

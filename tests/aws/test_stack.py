@@ -484,6 +484,20 @@ def test_destroy_empties_the_bucket_of_every_version_and_removes_the_stack(
         read_stack("demo")
 
 
+def test_destroy_leaves_what_production_keeps_as_it_is(deploy: Deploy, models: Path, keys: Path) -> None:
+    bucket = deploy("demo", prod=True)["BucketName"]
+    publish_to_stack("demo", models, keys_dir=keys)
+    s3 = boto3.client("s3")
+    before = s3.list_object_versions(Bucket=bucket)["Versions"]
+    with pytest.raises(StackError) as told:
+        destroy("demo")
+    assert bucket not in str(told.value)
+
+    destroy("demo", yes=True, pause_s=1, echo=lambda _: None)
+
+    assert s3.list_object_versions(Bucket=bucket)["Versions"] == before
+
+
 def test_destroy_empties_a_bucket_with_more_versions_than_fit_one_page(deploy: Deploy) -> None:
     outputs = deploy("demo")
     client = boto3.client("s3")

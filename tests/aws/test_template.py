@@ -247,7 +247,8 @@ def test_every_setting_of_the_function_is_one_that_the_service_knows(expanded: T
 
     for name in ROLES:
         variables = dict(environment(expanded, name))
-        variables.pop("FRAUD_SMOKE_FUNCTION", None)  # the hook's own, which is no setting of the service
+        for own in ("FRAUD_SMOKE_FUNCTION", "FRAUD_API_KEY"):  # the hook's, which are no settings of the service
+            variables.pop(own, None)
         settings = read_settings({name: value(node) for name, node in variables.items()})
         assert settings.model_url == "s3://bucket/models/current"
         assert settings.model_public_keys == "ssm:CFN-keys"
@@ -351,7 +352,7 @@ def test_no_statement_of_a_role_has_a_star_for_an_action_or_a_resource(expanded:
 def test_the_hook_may_try_versions_and_tell_codedeploy_as_well(expanded: Template) -> None:
     own = expanded["Resources"]["SmokeRights"]["Properties"]
     assert own["Roles"] == [{"Ref": "FraudSmokeRole"}]
-    may = {item["Sid"]: item for item in own["PolicyDocument"]["Statement"]}
+    may = {item["Sid"]: item for item in own["PolicyDocument"]["Statement"] if "Sid" in item}
     assert may["TryVersions"]["Action"] == "lambda:InvokeFunction"
     assert may["TryVersions"]["Resource"] == {"Fn::Sub": "${FraudFunction.Arn}:*"}
     verdict = may["TellCodeDeploy"]["Resource"]["Fn::Sub"]
@@ -796,12 +797,27 @@ def test_the_first_deploy_makes_its_own_image_repository_and_bucket(samconfig: d
     assert not {"image_repository", "image_repositories", "s3_bucket"} & set(deploy)
 
 
-def test_the_role_without_a_name_needs_no_more_than_capability_iam(samconfig: dict[str, Any]) -> None:
-    assert samconfig["default"]["deploy"]["parameters"]["capabilities"] == "CAPABILITY_IAM"
+@pytest.mark.parametrize("name", ["default", "dev", "staging", "prod"])
+def test_roles_without_names_and_two_transforms_need_no_more_than_these_capabilities(
+    samconfig: dict[str, Any], name: str
+) -> None:
+    deploy = samconfig[name]["deploy"]["parameters"]
+    assert deploy["capabilities"] == "CAPABILITY_IAM CAPABILITY_AUTO_EXPAND"
+    assert deploy["resolve_image_repos"] is deploy["resolve_s3"] is True
+
+
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_each_environment_can_be_made_and_is_of_its_own_kind(
+    samconfig: dict[str, Any], template: Template, name: str
+) -> None:
+    given = dict(item.split("=", 1) for item in samconfig[name]["deploy"]["parameters"]["parameter_overrides"])
+    assert given["Environment"] == name
+    assert given["CostMode"] == ("production" if name == "prod" else "free")
+    assert made(template, **given)["Resources"]
 
 
 def test_no_tags_of_the_stack_are_set_because_changing_one_would_reset_the_keys(samconfig: dict[str, Any]) -> None:
-    assert "tags" not in samconfig["default"]["deploy"]["parameters"]
+    assert not any(path[-1:] == ("tags",) for path, _ in walk(samconfig))
 
 
 # --- the image -------------------------------------------------------------------------------------------------------

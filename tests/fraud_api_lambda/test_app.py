@@ -286,7 +286,11 @@ def test_model_tells_what_is_served(client: Client, trained: Trained) -> None:
         assert list(rule) == ["id", "expression", "outcome", "reason", "enabled", "from", "until"]
     assert body["lists"] == {"deny": 0, "allow": 0, "snooze": 0}
     assert body["metrics"]
-    assert body["curves"]
+    measured = json.loads((trained.folder / "metrics.json").read_text())
+    for name in ("curves", "validation_curves", "importance"):
+        assert body[name] == measured[name] != []
+    assert body["curves"] != body["validation_curves"]
+    assert body["model_card"] == (trained.folder / "model_card.md").read_text()
     assert body["degraded"] == []
 
 

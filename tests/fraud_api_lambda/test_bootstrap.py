@@ -6,8 +6,10 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from fraud_api_lambda.bootstrap import JsonLines, build, configure_logging, public_keys
@@ -15,6 +17,7 @@ from fraud_api_lambda.bundle import SigningKey, parse_public_keys
 from fraud_api_lambda.errors import BundleMissing, BundleUnreachable, SettingsError
 from fraud_api_lambda.settings import Settings
 from tests.fraud_api_lambda.asgi import Client
+from tests.fraud_api_lambda.decision_log.servers import postgres
 from tests.fraud_api_lambda.making import KEY, OTHER_KEY, publish_small
 
 DEV_KEY = SigningKey.generate("dev-laptop")
@@ -145,6 +148,7 @@ def test_the_application_is_built_and_ready_with_a_bundle(tmp_path: Path) -> Non
         "feature_store": "ok",
         "decision_log": "ok",
         "outbox": dict.fromkeys(["decision", "label", "profile", "stream", "webhook"], 0),
+        "breakers": {"decision_log.append": "closed", "decision_log.find": "closed"},
     }
     decision = client.post("/predict", json={"amount": 50.0, "oldbalanceOrg": 50.0}).json()
     assert decision["fraud_probability"] == 1 / (1 + math.exp(-4))
@@ -161,6 +165,50 @@ def test_the_application_is_built_without_a_bundle_and_decides_by_rules(tmp_path
     decision = client.post("/predict", json={"amount": 50.0}).json()
     assert (decision["outcome"], decision["fraud_probability"]) == ("decline", None)
     assert "model" in decision["degraded"]
+
+
+def test_a_memory_of_profiles_is_the_same_for_people(tmp_path: Path) -> None:
+    client = Client(build(Settings(model_url=f"file://{tmp_path}/current", feature_store_url="memory://")))
+    client.post("/predict", json={"amount": 50.0, "customer_id": "C1"})
+    assert client.get("/parties/C1").status_code == 200
+
+
+@pytest.mark.server
+def test_people_wait_for_a_busy_log_longer_than_scoring_does(tmp_path: Path) -> None:
+    with postgres() as server:
+        settings = Settings(
+            model_url=f"file://{tmp_path}/current",
+            model_public_keys=KEY.public_line(),
+            decision_log_url=server.url(),
+            deadline_ms=1_000,
+            read_deadline_ms=60_000,
+        )
+        app = build(settings)
+        client = Client(app)
+        app.state.scorer.patient.decisions.check()  # connected, and the tables are there
+        for number in range(100):  # scoring's own connection is made beside its first requests
+            before = client.post("/predict", json={"amount": 50.0, "transaction_id": f"before-{number}"}).json()
+            if before["degraded"] == ["model"]:
+                break
+        with psycopg.connect(server.url()) as other, ThreadPoolExecutor(4) as people:
+            other.execute("LOCK TABLE decisions IN ACCESS EXCLUSIVE MODE")
+            label = {"transaction_id": before["transaction_id"], "label": "fraud", "source": "analyst"}
+            asked = [
+                people.submit(Client(app).get, "/transactions"),
+                people.submit(Client(app).get, f"/transactions/{before['transaction_id']}"),
+                people.submit(Client(app).get, "/summary"),
+                people.submit(Client(app).post, "/feedback", json=label),
+            ]
+            decision = client.post("/predict", json={"amount": 51.0, "transaction_id": "during"}).json()
+            # It gave the log up after its own budget, while the others go on waiting.
+            assert "decision_log" in decision["degraded"]
+            assert not any(answer.done() for answer in asked)
+            other.rollback()
+            assert [answer.result().status_code for answer in asked] == [200] * 4
+        labelled = client.get("/transactions", params={"label": "fraud"}).json()["transactions"]
+        assert [each["transaction_id"] for each in labelled] == [before["transaction_id"]]
+        for stores in (app.state.scorer, app.state.scorer.patient):
+            stores.decisions.close()
 
 
 # --- log lines -------------------------------------------------------------------------------------------------------

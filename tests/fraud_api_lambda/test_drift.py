@@ -613,7 +613,7 @@ def test_a_window_that_is_asked_for_is_taken_whole_unless_bounds_cut_it_short(
 
 def watch(log: DecisionLog, folder: Path, metrics: Metrics, told: bytes | None = None) -> DriftWatch:
     bundle = bundle_with(folder, reference_file(world(40_000, 28, 1)) if told is None else told)
-    return DriftWatch(log, lambda: (bundle, feature_set(bundle.manifest)), metrics, lambda: NOW)
+    return DriftWatch(lambda: log, lambda: (bundle, feature_set(bundle.manifest)), metrics, lambda: NOW)
 
 
 def test_the_scheduled_look_counts_its_alarms_and_names_them_in_one_line(
@@ -632,7 +632,7 @@ def test_the_scheduled_look_counts_its_alarms_and_names_them_in_one_line(
 def test_a_scheduled_look_that_fails_is_counted_and_says_why(filled: DecisionLog, tmp_path: Path, lines: Lines) -> None:
     metrics = Metrics()
     assert watch(filled, tmp_path, metrics, told=b"{}").run() is None
-    assert DriftWatch(filled, lambda: None, metrics, lambda: NOW).run() is None
+    assert DriftWatch(lambda: filled, lambda: None, metrics, lambda: NOW).run() is None
     (tmp_path / "file").write_text("")
     broken = open_decision_log(f"sqlite:///{tmp_path}/file/decisions.db")
     with pytest.raises(StoreUnavailable):  # whoever keeps the schedule tries again
@@ -646,7 +646,7 @@ def test_a_scheduled_look_that_fails_is_counted_and_says_why(filled: DecisionLog
 
 def test_without_a_bundle_a_look_that_somebody_waits_for_is_refused(filled: DecisionLog) -> None:
     with pytest.raises(NotServed, match="nothing to compare with"):
-        DriftWatch(filled, lambda: None, Metrics(), lambda: NOW).look()
+        DriftWatch(lambda: filled, lambda: None, Metrics(), lambda: NOW).look()
 
 
 def test_variables_are_what_the_picked_columns_are_part_of() -> None:

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fraud_api_lambda import metrics as counting
 from fraud_api_lambda.access import Guard, parse_keys, parse_rate
 from fraud_api_lambda.app import create_app
+from fraud_api_lambda.bootstrap import restore
 from fraud_api_lambda.metrics import (
     COUNTERS,
     EDGES,
@@ -273,11 +274,16 @@ def test_a_first_answer_opens_connections_and_is_no_measure_of_the_others(capsys
     assert (second["DecisionLatency"], second["Degraded"]) == ([1.5], [0.0])
 
 
-def test_a_restored_process_is_cold_again(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = Metrics()
-    metrics.decided(APPROVED, 1500)
-    assert "DecisionLatency" not in emitted(metrics, capsys, cold=True)[0]
-    assert metrics.cold is False
+def test_a_restored_process_is_cold_again(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    scorer = FraudScorer(source_of(trained))
+    app = create_app(scorer)
+    scorer.metrics.cold = False
+    restore(app)
+    scorer.metrics.decided(APPROVED, 1500)
+    capsys.readouterr()
+    emit_emf(scorer.metrics)
+    assert "DecisionLatency" not in capsys.readouterr().out
+    assert scorer.metrics.cold is False
 
 
 def test_what_a_decision_lacked_is_one_figure_a_decision(capsys: pytest.CaptureFixture[str]) -> None:

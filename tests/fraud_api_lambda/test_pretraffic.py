@@ -17,9 +17,9 @@ from fraud_api_lambda import pretraffic as hook
 from fraud_api_lambda.bootstrap import build
 from fraud_api_lambda.pretraffic import pretraffic
 from fraud_api_lambda.settings import Settings
-from tests.fraud_api_lambda.feature_store.servers import REGION, name_aws
 from tests.fraud_api_lambda.lines import Lines
 from tests.fraud_api_lambda.making import KEY, publish_small
+from tests.servers import REGION, name_aws
 
 pytestmark = pytest.mark.server
 

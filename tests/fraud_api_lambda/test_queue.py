@@ -336,6 +336,16 @@ def test_a_look_for_drift_is_counted_and_sent_to_cloudwatch(
     assert len([line for line in caplog.records if line.name == "fraud.drift"]) == 1
 
 
+def test_a_heartbeat_is_counted_and_does_nothing_else(
+    app: FastAPI, handler: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert handler.work({"task": "heartbeat"}, CONTEXT) == {"task": "heartbeat"}
+    capsys.readouterr()
+    assert handler.schedule_handler(app)({"task": "heartbeat"}, CONTEXT) == {"task": "heartbeat"}
+    (line,) = [json.loads(text) for text in capsys.readouterr().out.splitlines() if '"_aws"' in text]
+    assert line["Heartbeats"] == [1.0]
+
+
 @pytest.mark.parametrize("event", [None, [], {}, {"task": "hunter2"}, {"task": ["summary"]}, {"Records": []}])
 def test_an_unknown_task_is_told_the_choices_and_not_repeated(app: FastAPI, handler: Any, event: Any) -> None:
     with pytest.raises(ValueError, match=r"Choices are: summary, retention, drift, shadow\.") as caught:

@@ -174,6 +174,8 @@ def test_each_filter_leaves_what_it_says(service: Service) -> None:
     assert service.ids(test="true") == ["test-decline-1"]
     assert service.ids(test="false") == ["late", "large", "small"]
     assert service.ids(since=rfc3339(START + DAY)) == ["late"]
+    assert service.ids(since=date(1)) == ["late"]
+    assert service.ids(since=date(0), until=date(1)) == service.ids(until=rfc3339(START + DAY)) != []
     assert service.ids(until=rfc3339(START + 2_000)) == ["small"]
     assert service.ids(since=rfc3339(START + 2_000), until=rfc3339(START + 3_000)) == ["large"]
     assert service.ids(min_probability="0.5") == []  # without a model there is no probability
@@ -195,6 +197,8 @@ def test_a_least_probability_is_a_filter_too(served: Service) -> None:
     [
         ("since", "yesterday"),
         ("since", "2026-02-30T00:00:00Z"),
+        ("since", "2026-02-30"),
+        ("until", "2026-2-3"),
         ("until", "1969-01-01T00:00:00Z"),
         ("outcome", "APPROVE"),
         ("label", "maybe"),

@@ -26,6 +26,8 @@ def test_every_setting_is_read_under_its_name() -> None:
             "FRAUD_WITHOUT_MODEL": "Decline",
             "FRAUD_CORS_ORIGINS": "https://a.example, https://b.example,",
             "FRAUD_LOG_LEVEL": "debug",
+            "FRAUD_DEADLINE_MS": "100",
+            "FRAUD_READ_DEADLINE_MS": "3000",
             "PATH": "/bin",
             "fraud_model_url": "not ours",
         }
@@ -36,6 +38,8 @@ def test_every_setting_is_read_under_its_name() -> None:
         without_model="decline",
         cors_origins=("https://a.example", "https://b.example"),
         log_level="DEBUG",
+        deadline_ms=100,
+        read_deadline_ms=3000,
     )
 
 
@@ -67,13 +71,20 @@ def test_an_unknown_setting_is_refused_with_the_nearest_choice(written: str, nea
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["FRAUD_WITHOUT_MODEL", "FRAUD_LOG_LEVEL"])
+@pytest.mark.parametrize("name", ["FRAUD_WITHOUT_MODEL", "FRAUD_LOG_LEVEL", "FRAUD_CLOUDWATCH_METRICS"])
 def test_a_value_outside_its_choices_is_refused_by_name_and_choices(name: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read_settings({name: SECRET})
     assert name in str(caught.value)
     assert SECRET not in str(caught.value)
-    assert "review" in str(caught.value) or "DEBUG" in str(caught.value)
+    assert any(choice in str(caught.value) for choice in ("review", "DEBUG", "few, all"))
+
+
+@pytest.mark.parametrize("name", ["FRAUD_DEADLINE_MS", "FRAUD_READ_DEADLINE_MS"])
+@pytest.mark.parametrize("text", ["9", "60001", "-100", "1e3", "100 ms", "9" * 400, SECRET])
+def test_a_deadline_is_a_number_of_milliseconds_within_reason(name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name} must be a whole number of milliseconds, 10 to 60000\.$"):
+        read_settings({name: text})
 
 
 @pytest.mark.parametrize(

@@ -25,16 +25,10 @@ from fraud_api_lambda.settings import Settings
 from tests.fraud_api_lambda.decision_log import servers as log_servers
 from tests.fraud_api_lambda.decision_log.servers import PostgresServer, postgres
 from tests.fraud_api_lambda.feature_store import servers
-from tests.fraud_api_lambda.feature_store.servers import (
-    REGION,
-    RedisServer,
-    free_port,
-    listener,
-    moto_server,
-    name_aws,
-)
+from tests.fraud_api_lambda.feature_store.servers import RedisServer
 from tests.fraud_api_lambda.lines import Lines
 from tests.fraud_api_lambda.making import KEY, TRUSTED, seal_small
+from tests.servers import REGION, free_port, listener, moto_server, name_aws
 
 pytestmark = pytest.mark.server
 

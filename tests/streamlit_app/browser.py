@@ -17,7 +17,7 @@ from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Playwright's waiting for anything (ms): a shared machine may be slow, and nothing here is about speed.
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 _IDLE = "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
 
 
@@ -60,11 +60,11 @@ def serve_console(api_url: str, key: str | None = None) -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_MS / 1000
         while True:
             assert process.poll() is None, "the console did not start"
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/_stcore/health", timeout=1, trust_env=False).status_code == 200:
+                if httpx.get(f"{url}/_stcore/health", timeout=5, trust_env=False).status_code == 200:
                     break
             assert time.monotonic() < deadline, "the console does not answer"
             time.sleep(0.1)

@@ -24,7 +24,7 @@ from tests.streamlit_app.servers import Answer, Recorded, SmallServer
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "streamlit_app" / "app.py"
 
-#: A browser needs the machine to itself, or it tells of the machine: BROWSER_TESTS=1 make test ARGS=tests/streamlit_app
+#: A browser is heavy, and has a target of its own: make test-browser
 collect_ignore = [] if os.environ.get("BROWSER_TESTS") else ["test_browser.py"]
 
 
@@ -73,14 +73,16 @@ def serve(folder: Path, *, port: int = 0, **environment: str) -> Iterator[str]:
                 stderr=subprocess.STDOUT,
             )
         try:
-            for _ in range(300):
+            until = time.monotonic() + 120
+            while True:
                 if process.poll() is not None:
                     raise AssertionError(f"The service did not start:\n{log.read_text()}")
                 try:
-                    if httpx.get(f"{url}/health", timeout=1, trust_env=False).status_code == 200:
+                    if httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200:
                         break
                 except httpx.TransportError:
                     time.sleep(0.1)
+                assert time.monotonic() < until, "the service does not answer"
             yield url
         finally:
             process.terminate()

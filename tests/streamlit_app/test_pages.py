@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from fraud_api_lambda.rules import load_rules
 from streamlit_app import batch
 from tests.streamlit_app.conftest import APP, KEYS, Past, environment_of, serve
 from tests.streamlit_app.console import alerts, charts_of, go, metric, press, queue, run, shown, table, texts
@@ -575,6 +577,31 @@ def test_a_rule_is_put_into_the_file_back_tested_and_taken_away(with_past: Past,
     assert rules.loc["everything_small", "hits before"] == 0
     report = ask(with_past, "/backtest", rules=app.text_area(key="decide.file").value)
     assert report["decisions"] > 0
+
+
+@pytest.mark.server
+def test_parties_are_put_on_lists_and_the_file_is_one_that_the_service_loads(
+    with_past: Past, open_console: Open
+) -> None:
+    app = press(rules_page(with_past, open_console), "decide.put_party")
+    assert "It needs an id." in texts(app.main)
+    snoozed = ask(with_past, "/model")["rules"][0]["id"]
+    for where, party in (("deny list", "=C1"), ("allow list", "C: 2"), ("snooze of a rule", "**C3**")):
+        app.selectbox(key="decide.where").set_value(where)
+        app.text_input(key="decide.party").set_value(party)
+        app = run(app)
+        if where.startswith("snooze"):
+            app.text_input(key="decide.snoozed").set_value(snoozed)
+            app = press(run(app), "decide.put_party")
+            assert "a day on which it ends" in texts(app.main)
+            app.date_input(key="decide.until").set_value(date(2027, 1, 1))
+        app = press(run(app), "decide.put_party")
+    text = app.text_area(key="decide.file").value or ""
+    loaded = load_rules(text.encode(), tuple(each["name"] for each in ask(with_past, "/model")["features"]))
+    assert loaded.lists.sizes == {"deny": 1, "allow": 1, "snooze": 1}
+    app = press(app, "decide.check_file")
+    assert "It compiles" in alerts(app.main)
+    assert not app.download_button(key="decide.download").disabled
 
 
 @pytest.mark.server

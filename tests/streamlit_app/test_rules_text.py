@@ -1,5 +1,6 @@
 """The rules file as the console writes it, read by the service's own strict reader."""
 
+import re
 from typing import Any
 
 import pytest
@@ -86,6 +87,58 @@ def test_a_file_that_somebody_brings_keeps_its_lists_comments_and_other_rules() 
     added = rules_file.put(BROUGHT, {**NIGHT, "id": "new"})
     assert [rule["id"] for rule in rules_in(added)] == ["new", "night", "dear"]
     assert "# the first" in added
+
+
+ENTRY = {"entity": "device", "id": "D: 1 # {x}", "reason": "", "until": "2027-01-01T00:00:00Z"}
+KEPT = {name: value for name, value in ENTRY.items() if value}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BROUGHT,
+        rules_file.text_of([NIGHT]),
+        rules_file.text_of([NIGHT]) + "lists: {}\n",
+        rules_file.text_of([NIGHT]) + "lists:\n  deny: []  # none\n  allow:\n  - {entity: customer, id: C2}\n",
+        "lists:\n    # who\n    allow:\n        - entity: customer\n          id: C2\n" + rules_file.text_of([NIGHT]),
+    ],
+)
+def test_a_party_is_put_on_a_list_and_all_else_stays(text: str) -> None:
+    before = service.read(text.encode())
+    assert isinstance(before, dict)
+    for where in ("deny", "allow"):
+        written = rules_file.put_entry(text, where, ENTRY)
+        found = service.read(written.encode())
+        assert isinstance(found, dict)
+        lists = {"deny": [], "allow": [], **(before.get("lists") or {})}
+        lists[where] = [KEPT, *lists[where]]
+        assert {"deny": [], "allow": [], **found["lists"]} == lists
+        assert {**found, "lists": 0} == {**before, "lists": 0}
+        assert load_rules(written.encode()).lists.sizes[where] == len(lists[where])
+    assert all(line in written for line in re.findall("# .*", text) if "none" not in line)
+
+
+@pytest.mark.parametrize(
+    "snooze", ["", "snooze: []\n", "snooze:\n- {rule: night, entity: customer, id: C1, until: 2027-01-01T00:00:00Z}\n"]
+)
+def test_a_rule_is_snoozed_for_a_party(snooze: str) -> None:
+    text = BROUGHT + snooze
+    written = rules_file.put_entry(text, "snooze", {"rule": "night", **ENTRY})
+    assert load_rules(written.encode()).lists.sizes == {"deny": 1, "allow": 0, "snooze": 1 + ("C1" in snooze)}
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("{}", "deny"),
+        ("rules: []\nlists: {deny: [{entity: customer, id: C1}]}\n", "deny"),
+        ("rules: []\nlists:\n  deny: [{entity: customer, id: C1}]\n", "deny"),
+        ("rules: []\nsnooze: [{rule: a}]\n", "snooze"),
+    ],
+)
+def test_where_there_is_no_place_for_an_entry_that_is_said(text: str, where: str) -> None:
+    with pytest.raises(rules_file.NoPlace, match="by hand"):
+        rules_file.put_entry(text, where, ENTRY)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"version": "1", "rules": []}', "rules: [{id: a}]"])
