@@ -130,10 +130,10 @@ class ModelSource:
 
     ``rules_url`` names a rules file that decides in place of the bundle's own. ``baked_url`` is the pointer of the
     bundle in the image, checked like any other: it stands in for as long as no look at ``url`` has led to a bundle, and
-    for none that was served from there. ``keys`` is called at every look that needs it, so that a key put in place
-    after the start is found while there is no bundle. ``pseudonym`` is what parties are known by, for the lists of the
-    rules. With ``one_money`` a bundle that counts in another currency than the one before is refused, for profiles hold
-    amounts: a champion's source. ``monotonic`` gives seconds and only spaces the looks.
+    for none that was served from there. ``keys`` is called at every look, so that a key put in place after the start is
+    found while there is no bundle. ``pseudonym`` is what parties are known by, for the lists of the rules. With
+    ``one_money`` a bundle that counts in another currency than the one before is refused, for profiles hold amounts: a
+    champion's source. ``monotonic`` gives seconds and only spaces the looks.
     """
 
     def __init__(
@@ -273,17 +273,18 @@ class ModelSource:
                 raise BundleRefused("The pointer went back to an older serial; going back needs an explicit rollback.")
             if pointer.serial == now.bundle.serial and pointer.version == now.version:
                 return None
-        return self._open(self._url, keys, pointer)
+        served = self._open(self._url, keys, pointer)
+        known = None if now is None or now.baked else now.model.rates  # the image's says nothing of the profiles
+        if self._one_money and known is not None and not same_money(known, served.model.rates):
+            raise BundleRefused(
+                f"The bundle counts in {served.model.rates.base}, and profiles and records in {known.base}. "
+                "Rebuild the profiles (python -m training rebuild-profiles) under it, then start again."
+            )
+        return served
 
     def _open(self, url: str, keys: Mapping[str, bytes], pointer: Pointer) -> Served:
         bundle = open_bundle(url, keys, pointer)
         served = load(bundle)
-        now = self._sealed
-        if self._one_money and now is not None and not same_money(now.model.rates, served.model.rates):
-            raise BundleRefused(
-                f"The bundle counts in {served.model.rates.base}, and profiles and records in {now.model.rates.base}. "
-                "Rebuild the profiles (python -m training rebuild-profiles) under it, then start again."
-            )
         bundle.forget()
         if self._pseudonym is not None:
             served = replace(served, rules=served.rules.under(self._pseudonym))
