@@ -182,7 +182,7 @@ def test_a_run_survives_the_death_of_a_worker_while_trees_grow_and_says_how_it_w
 ) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    frame = synthetic.generate(25_000, 5)
+    frame = synthetic.generate(40_000, 5)
     for number, own in enumerate(np.array_split(np.arange(len(frame)), 6)):
         synthetic.write(frame.iloc[own], folder / f"{number}.parquet")
     options = train.Options(str(folder), labels=True, tune=0, ablation=False)
