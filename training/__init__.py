@@ -18,6 +18,8 @@
 Over what was decided: ``score`` (a file of any size; ``spill`` replays its history from disk), ``reproduce``,
 ``rebuild``, ``records`` (export, erase, forget).
 
+Past one machine: ``distributed`` (a run, or the decisions on a file, on a Dask cluster).
+
 Around a run: ``compare`` (the leaderboard), ``tracking`` (MLflow), ``demo`` (everything on one machine), ``runtime``
 (the real Lambda runtime here), ``stack`` (a deployed one); ``cli`` and ``commands_records`` are of the command line.
 Training imports the service's modules, never the other way round: a transaction means here what it means there.

@@ -16,6 +16,7 @@ import typer
 from . import commands_cost, commands_drift, commands_learning, commands_life, commands_records
 from .cli import (
     Data,
+    Engine,
     Format,
     Json,
     Keys,
@@ -23,10 +24,12 @@ from .cli import (
     Mapping_,
     MLflow,
     Region,
+    Scheduler,
     Seed,
     Stack,
     Where,
     choice,
+    on_cluster,
     one_line,
     print_result,
     steps,
@@ -130,6 +133,8 @@ def run(
         float, typer.Option(help="Least fraud probability that is flagged at all.", min=0, max=1)
     ] = 0.0,
     ablation: Annotated[bool, typer.Option(help="Also train without SMOTE, weighted, without balances.")] = True,
+    engine: Engine = "here",
+    scheduler: Scheduler = None,
     mlflow: MLflow = False,
     keys: Keys = Path("keys"),
     as_json: Json = False,
@@ -143,6 +148,7 @@ def run(
         raise typer.Exit(2)
     choice("--split", split, ("time", "random"))
     choice("--tuner", tuner, ("random", "optuna"))
+    cluster = on_cluster(engine, scheduler)
     with one_line(), steps() as progress:
         from . import train as training
         from .metrics import Costs
@@ -185,7 +191,12 @@ def run(
             ),
             ablation=ablation,
         )
-        result = training.run(options, out, training.development_key(keys), progress=progress)
+        if cluster is None:
+            result = training.run(options, out, training.development_key(keys), progress=progress)
+        else:
+            from .distributed import run as run_there
+
+            result = run_there(options, out, training.development_key(keys), cluster, progress=progress)
         if mlflow:
             from .tracking import log_training
 

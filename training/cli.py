@@ -21,6 +21,11 @@ Region = Annotated[str | None, typer.Option(help="AWS region; default: the envir
 MLflow = Annotated[bool, typer.Option("--mlflow", help="Log into MLflow as well: FRAUD_MLFLOW_URI.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 
+Engine = Annotated[str, typer.Option(help="here, or dask: over the machines of a Dask cluster.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="URL", help="With --engine dask: tcp://host:8786, or tls:// with certificates.")
+]
+
 
 @contextmanager
 def one_line() -> Iterator[None]:
@@ -66,6 +71,15 @@ def steps() -> Iterator[Callable[[str], None]]:
             tasks.append(bar.add_task(text, total=None))
 
         yield step
+
+
+def on_cluster(engine: str, scheduler: str | None) -> str | None:
+    """The scheduler's address where the work is to be done on a cluster."""
+    choice("--engine", engine, ("here", "dask"))
+    if (engine == "dask") != (scheduler is not None):
+        typer.echo("error: --engine dask and --scheduler URL go together.", err=True)
+        raise typer.Exit(2)
+    return scheduler
 
 
 def print_result(as_json: bool, data: Mapping[str, Any], text: str) -> None:

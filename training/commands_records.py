@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli import Data, Format, Json, Keys, Mapping_, Where, one_line, print_result, steps
+from .cli import Data, Engine, Format, Json, Keys, Mapping_, Scheduler, Where, on_cluster, one_line, print_result, steps
 
 Log = Annotated[str | None, typer.Option("--log", help="Decision log's URL; default: FRAUD_DECISION_LOG_URL.")]
 Store = Annotated[str | None, typer.Option("--store", help="Feature store's URL; default: FRAUD_FEATURE_STORE_URL.")]
@@ -33,10 +33,13 @@ def score(
     where: Where = None,
     rules: Annotated[Path | None, typer.Option(help="Rules file in place of the bundle's.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Reasons of what is not approved, too.")] = False,
+    engine: Engine = "here",
+    scheduler: Scheduler = None,
     keys: Keys = Path("keys"),
     as_json: Json = False,
 ) -> None:
     """Judge every row of a file of any size; a run that was killed is gone on with."""
+    cluster = on_cluster(engine, scheduler)
     with one_line(), steps() as progress:
         from fraud_api_lambda.schemas import pseudonyms_of
 
@@ -54,7 +57,13 @@ def score(
             pseudonyms=pseudonyms_of(settings.pseudonym_key),
             without_model=settings.without_model,
         )
-        result = scoring.score(served, options, progress=progress)
+        if cluster is None:
+            result = scoring.score(served, options, progress=progress)
+        else:
+            from .distributed import score_file
+
+            told_rules = None if rules is None else rules.read_bytes()
+            result = score_file(served, options, cluster, rules=told_rules, progress=progress)
     facts: dict[str, Any] = {
         "out": str(out),
         "rows": result.rows,

@@ -120,6 +120,7 @@ def load(
     where: Sequence[str] = (),
     legit_weight: float = 1.0,
     require_fraud: bool = True,
+    require_rows: bool = True,
 ) -> pd.DataFrame:
     """The canonical frame of the transactions at ``path``.
 
@@ -133,7 +134,8 @@ def load(
     ``long`` float64, as sent · ``attributes.NAME`` float64 or str · ``is_fraud`` int8 · ``fraud_scenario`` str ·
     ``label_ms`` int64 · ``weight`` float64. Absent is NaN, never zero. Sorted by ``time_ms``, stable; RangeIndex.
 
-    Raises :class:`DataError`; a file without any fraud is one unless ``require_fraud`` is false.
+    Raises :class:`DataError`; a file without any fraud is one unless ``require_fraud`` is false, and one of which
+    ``where`` leaves nothing unless ``require_rows`` is.
     """
     if format not in FORMATS:
         raise DataError(f"Unknown format '{format}'. Choices are: {', '.join(FORMATS)}.")
@@ -143,9 +145,12 @@ def load(
         raise DataError(f"A mapping file belongs to format csv; format {format} has its columns fixed.")
     filters = _parse_where(where)
     parts = _parts(path)
-    frames = [frame for part in parts if not (frame := _Reading.of(part, format, mapping, filters).whole()).empty]
+    found = [_Reading.of(part, format, mapping, filters).whole() for part in parts]
+    frames = [frame for frame in found if not frame.empty]
     if not frames:
-        _no_match(parts, filters)
+        if require_rows:
+            _no_match(parts, filters)
+        frames = found[:1]
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     frame.attrs = frames[0].attrs
     if "transaction_id" in frame:
@@ -235,8 +240,19 @@ def digest(path: str) -> str:
     parts = _parts(path)
     if len(parts) == 1 and not parts[0].in_folder:
         return parts[0].sha256()
-    lines = "".join(f"{part.sha256()}  {part.name.rsplit('/', 1)[-1]}\n" for part in parts)
+    return digest_of({part.name: part.sha256() for part in parts})
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """The digest of a folder, from those of its files by name."""
+    lines = "".join(f"{sha256}  {name.rsplit('/', 1)[-1]}\n" for name, sha256 in files.items())
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def files(path: str) -> tuple[list[str], bool]:
+    """The names of the files that ``path`` stands for, each to be read on its own, and whether it is a folder."""
+    parts = _parts(path)
+    return [part.name for part in parts], parts[0].in_folder
 
 
 def describe(frame: pd.DataFrame) -> dict[str, Any]:

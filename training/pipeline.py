@@ -22,9 +22,9 @@ from sklearn.frozen import FrozenEstimator
 from fraud_api_lambda.features import FeatureSet, Floats, describe, fill
 from fraud_api_lambda.model import singles
 
-#: How the rarity of fraud is met: synthetic frauds (of three kinds), nothing, a weight on the frauds, fewer legitimate
-#: rows, or none of the strangest among these.
-Balance = Literal["smote", "borderline", "adasyn", "none", "scale_pos_weight", "undersample", "no_outliers"]
+#: How the rarity of fraud is met: synthetic frauds (of three kinds), nothing, a weight on the frauds (as many as the
+#: legitimate rows, or SMOTE's ratio of them), fewer legitimate rows, or none of the strangest among these.
+Balance = Literal["smote", "borderline", "adasyn", "none", "scale_pos_weight", "weighted", "undersample", "no_outliers"]
 
 
 class PopulationFill(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -139,7 +139,7 @@ def build(
     features: FeatureSet, *, balance: Balance, seed: int, ratio: float = 0.1, weight: float = 1.0, **tree: Any
 ) -> Pipeline:
     """The untrained pipeline. ``ratio`` (frauds to legitimate rows) belongs to SMOTE, its kin and undersampling,
-    ``weight`` to scale_pos_weight, ``tree`` to XGBoost.
+    ``weight`` to scale_pos_weight and weighted, ``tree`` to XGBoost.
     """
     flags = tuple(i for i, name in enumerate(features.picked) if describe(name).kind == "flag")
     steps: list[tuple[str, Any]] = [("fill", PopulationFill(features.index))]
@@ -161,7 +161,7 @@ def build(
         },
         tree_method="hist",
         objective="binary:logistic",
-        scale_pos_weight=weight if balance == "scale_pos_weight" else 1.0,
+        scale_pos_weight=weight if balance in ("scale_pos_weight", "weighted") else 1.0,
         random_state=seed,
         # OpenMP's threads wait by spinning: where the cores are shared, two are many times slower than one.
         n_jobs=1,

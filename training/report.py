@@ -1206,15 +1206,32 @@ SMOTE_WORDS = (
 )
 
 
+#: What stands there where a run was made over several machines.
+WEIGHTED_WORDS = (
+    "There is no SMOTE in this model: its rows lay on several machines, where nowhere a row's neighbours are together. "
+    "In its place each fraud weighed {weight:.4g} times a legitimate row while the trees were grown, which gives "
+    "frauds the same share that SMOTE would have. Validation, calibration and test rows are untouched, and the "
+    "probability is calibrated afterwards on later rows, because a weight inflates it."
+)
+
+
+def _balance_words(page: _Page) -> str:
+    training = page.manifest.get("training") or {}
+    if training.get("balance") == "weighted":
+        return WEIGHTED_WORDS.format(weight=float(training["fraud_weight"]))
+    return SMOTE_WORDS
+
+
 def _ablation_section(page: _Page) -> str:
+    words = _balance_words(page)
     if not page.ablation:
-        return f"<p>{_e(SMOTE_WORDS)}</p><p>This run was made without the comparison.</p>"
+        return f"<p>{_e(words)}</p><p>This run was made without the comparison.</p>"
     heads, rows = _ablation_table(page)
     chosen = next((i for i, row in enumerate(page.ablation) if row.get("chosen")), -1)
     table = _table(f"The same rows and search, one thing changed at a time, {page.at}", heads, rows, mark=chosen)
     notes = "".join(f"<li><b>{_e(row['name'])}</b>: {_e(row['note'])}</li>" for row in page.ablation if row.get("note"))
     verdict = smote_verdict(page.ablation)
-    return f"<p>{_e(SMOTE_WORDS)} {_e(verdict)}</p>{table}" + (f"<ul>{notes}</ul>" if notes else "")
+    return f"<p>{_e(words)} {_e(verdict)}</p>{table}" + (f"<ul>{notes}</ul>" if notes else "")
 
 
 def _data_section(page: _Page) -> str:
@@ -1430,7 +1447,7 @@ def _card(page: _Page) -> str:
         chosen,
         _md_table(("Assumption", "Value"), _cost_rows(page)),
         "## SMOTE",
-        SMOTE_WORDS + (f" {_md(smote_verdict(page.ablation))}" if page.ablation else ""),
+        _balance_words(page) + (f" {_md(smote_verdict(page.ablation))}" if page.ablation else ""),
         _md_table(*_ablation_table(page)) if page.ablation else "This run was made without the comparison.",
         "## Limits",
         "\n".join(

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,7 +106,7 @@ def score(served: Served, options: Options, *, progress: Callable[[str], None] =
     work = options.out.with_name(f"{options.out.name}.work")
     if options.out.exists() and not work.exists():
         raise DataError(f"{options.out} exists already; it is not overwritten.")
-    with _State.open(work, _fingerprint(served, options)) as state:
+    with _State.open(work, fingerprint(served, options)) as state:
         if not options.out.exists():  # else all but the last sweep was done
             run = _Run(served, options, work, state, progress)
             run.read()
@@ -163,12 +164,8 @@ class _State:
         self._connection.execute("COMMIT")
 
 
-def _fingerprint(served: Served, options: Options) -> dict[str, Any]:
+def fingerprint(served: Served, options: Options) -> dict[str, Any]:
     """What the result depends on: a run is gone on with only where all of it is the same."""
-    here = Path(__file__).resolve().parents[1]
-    code = hashlib.sha256()
-    for path in sorted([*here.glob("fraud_api_lambda/*.py"), *here.glob("training/*.py")]):
-        code.update(path.read_bytes())
     return {
         "data": dataset.identity(options.data),
         "format": options.format,
@@ -179,8 +176,18 @@ def _fingerprint(served: Served, options: Options) -> dict[str, Any]:
         "pseudonyms": options.pseudonyms("") if options.pseudonyms else None,
         "bundle": served.version,
         "rules": served.rules.version,
-        "code": code.hexdigest(),
+        "code": code_digest(),
     }
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 (hex) of the code that decides, as this process has found it."""
+    here = Path(__file__).resolve().parents[1]
+    code = hashlib.sha256()
+    for path in sorted([*here.glob("fraud_api_lambda/*.py"), *here.glob("training/*.py")]):
+        code.update(path.read_bytes())
+    return code.hexdigest()
 
 
 class _Run:
@@ -261,11 +268,11 @@ class _Run:
         outcomes: Counter[str] = Counter()
         half = self._work / "result"
         facts = {"model_version": self._served.version, "rules_version": self._served.rules.version}
-        with (_Csv if self._options.out.suffix == ".csv" else _Parquet)(half, facts) as writer:
+        with writer(self._options.out.suffix, half, facts) as file:
             for part in parts:
                 table = pq.read_table(part)
                 outcomes.update(table.column("outcome").to_pylist())
-                writer.write(table)
+                file.write(table)
         self._state.put(outcomes=outcomes)
         half.replace(self._options.out)
 
@@ -357,6 +364,11 @@ def _whole(path: Path) -> Iterator[Path]:
     half = path.with_suffix(".half")
     yield half
     half.replace(path)
+
+
+def writer(suffix: str, path: Path, facts: dict[str, str]) -> "_Parquet | _Csv":
+    """What writes tables of decisions one after the other into the file at ``path``, as a ``suffix`` is written."""
+    return (_Csv if suffix == ".csv" else _Parquet)(path, facts)
 
 
 class _Parquet:

@@ -33,7 +33,7 @@ Ints = npt.NDArray[np.int64]
 TARGET: Final = 200_000
 _MAX_FILES: Final = 4_096
 
-_ENTRY: Final = np.dtype(
+ENTRY: Final = np.dtype(
     [
         ("party", "<i8"),
         ("row", "<i8"),
@@ -49,9 +49,11 @@ _ENTRY: Final = np.dtype(
         ("role", "i1"),
     ]
 )
+#: The same where rows came in over time and frauds became known: when, and the entry's place among all others.
+TIMED: Final = np.dtype([*ENTRY.descr, ("received", "<i8"), ("known_ms", "<i8"), ("place", "<i8")])
 _ID: Final = np.dtype([("key", "<i8"), ("row", "<i8")])
 #: Role -> the columns that it fills.
-_COLUMNS: Final = {
+COLUMNS: Final = {
     replay.CUSTOMER: slice(rule.CUSTOMER_AT, rule.DEVICE_AT),
     replay.DEVICE: slice(rule.DEVICE_AT, rule.COUNTERPARTY_AT),
     replay.COUNTERPARTY: slice(rule.COUNTERPARTY_AT, rule.WIDTH),
@@ -77,28 +79,10 @@ class Spill:
 
     def add(self, frame: pd.DataFrame, first: int) -> None:
         """Take the next rows of the file, of which the ``first``-th (from 0) comes first."""
-        n = len(frame)
-        rows = np.arange(first, first + n)
-        customer, counterparty, device = (_ids(frame, name) for name in ("customer_id", "counterparty_id", "device_id"))
-        # A row that has no id of its own is a transaction all the same; its number is as good a key.
-        key = np.where((named := _ids(frame, "transaction_id")) == profiles.NOBODY, rows, named)
-        lat, long = replay.numbers(frame, "lat"), replay.numbers(frame, "long")
-        whole = np.zeros(n, _ENTRY)
-        whole["row"], whole["key"], whole["customer"], whole["counterparty"] = rows, key, customer, counterparty
-        whole["time_ms"] = frame["time_ms"].to_numpy(np.int64)
-        whole["amount"] = replay.minor(frame, replay.factors(frame, self._rates)).astype(np.int64)
-        whole["lat"], whole["long"] = replay.micro(lat), replay.micro(long)
-        whole["passing"] = _passing(frame)
-        whole["placed"] = ~(np.isnan(lat) | np.isnan(long))
-        entries = []
-        for role, party in ((replay.CUSTOMER, customer), (replay.COUNTERPARTY, counterparty), (replay.DEVICE, device)):
-            own = whole[party != profiles.NOBODY]
-            own["party"], own["role"] = party[party != profiles.NOBODY], role
-            entries.append(own)
-        together = np.concatenate(entries)
-        # Stable: the roles of one row stay beside one another, in the order above.
-        self._append("entries", together[np.argsort(together["row"], kind="stable")], "party")
-        ids = np.zeros(n, _ID)
+        rows = np.arange(first, first + len(frame))
+        together, named = entries_of(frame, rows, self._rates)
+        self._append("entries", together, "party")
+        ids = np.zeros(len(frame), _ID)
         ids["key"], ids["row"] = named, rows
         self._append("ids", ids[named != profiles.NOBODY], "key")
 
@@ -161,7 +145,7 @@ class Spill:
 
     def _heavy(self, path: Path) -> list[int]:
         """The parties that are to be replayed a part at a time: those with more entries than a file should have."""
-        if path.stat().st_size <= 2 * TARGET * _ENTRY.itemsize:
+        if path.stat().st_size <= 2 * TARGET * ENTRY.itemsize:
             return []
         counts: dict[int, int] = {}
         for block in _blocks(path):
@@ -171,7 +155,7 @@ class Spill:
 
     def _play_one(self, path: Path, party: int) -> Iterator[tuple[Any, Floats]]:
         s, carried = replay.blank(), False
-        held = np.zeros(0, _ENTRY)
+        held = np.zeros(0, ENTRY)
         for block in _blocks(path):
             held = np.concatenate((held, block[block["party"] == party]))
             if not len(held):
@@ -183,35 +167,16 @@ class Spill:
         yield self._play(held, s, carried=carried)
 
     def _play(self, entries: Any, s: Ints, *, carried: bool) -> tuple[Any, Floats]:
-        """The entries, by party and then by row, and their rows of columns, (n, WIDTH): a row's entries share one."""
-        n = len(entries)
-        new = np.ones(n, bool)
-        new[1:] = (entries["party"][1:] != entries["party"][:-1]) | (entries["row"][1:] != entries["row"][:-1])
-        at = np.cumsum(new) - 1
-        of_row = entries[new]
-        nothing = np.zeros(len(of_row), np.int64)
-        out = np.full((len(of_row), rule.WIDTH), np.nan)
-        numbers = (
-            np.ascontiguousarray(of_row[name]).astype(np.int64)
-            for name in ("key", "amount", "customer", "counterparty", "lat", "long")
-        )
-        key, amount, customer, counterparty, lat, long = numbers
-        replay.play(
-            np.ascontiguousarray(entries["party"]), at, np.ascontiguousarray(entries["role"]),
-            np.ascontiguousarray(of_row["time_ms"]), nothing, key, amount, customer, counterparty,
-            lat, long, np.ascontiguousarray(of_row["placed"]), nothing,
-            self._features.minor_factor, self._features.delay_days, out,
-            np.ascontiguousarray(of_row["passing"]), s, carried,
-        )  # fmt: skip
-        return entries, out[at]
+        """The entries, by party and then by row, and their rows of columns, (n, WIDTH)."""
+        return entries, play(entries, s, self._features, carried=carried)
 
     def _write(self, name: str, played: Any) -> None:
         """Write each role's columns in the order of the rows, whole or not at all."""
-        paths = {role: self._folder / f"played-{role}-{name}" for role in _COLUMNS}
+        paths = {role: self._folder / f"played-{role}-{name}" for role in COLUMNS}
         files = {role: path.with_suffix(".half").open("wb") for role, path in paths.items()}
         try:
             for entries, values in played:
-                for role, columns in _COLUMNS.items():
+                for role, columns in COLUMNS.items():
                     own = np.flatnonzero(entries["role"] == role)
                     own = own[np.argsort(entries["row"][own], kind="stable")]
                     records = np.zeros(len(own), _played(columns))
@@ -227,7 +192,7 @@ class Spill:
 
     def fill(self, out: Floats, first: int) -> None:
         """Write the history columns of the rows from ``first`` on into ``out`` (n, at least WIDTH); all are played."""
-        for role, columns in _COLUMNS.items():
+        for role, columns in COLUMNS.items():
             kind = _played(columns)
             for path in self._played(role):
                 found = _between(path, kind, first, first + len(out))
@@ -239,6 +204,68 @@ class Spill:
                 path for path in sorted(self._folder.glob(f"played-{role}-*")) if path.stat().st_size
             ]
         return self._results[role]
+
+
+def entries_of(frame: pd.DataFrame, rows: Ints, rates: RateTable) -> tuple[Any, Ints]:
+    """One entry for each party of each row, in the order of ``rows`` (n,), which number the rows; and the numbers of
+    their transaction ids, (n,), NOBODY where a row has none.
+    """
+    customer, counterparty, device = (_ids(frame, name) for name in ("customer_id", "counterparty_id", "device_id"))
+    # A row that has no id of its own is a transaction all the same; its number is as good a key.
+    key = np.where((named := _ids(frame, "transaction_id")) == profiles.NOBODY, rows, named)
+    lat, long = replay.numbers(frame, "lat"), replay.numbers(frame, "long")
+    whole = np.zeros(len(frame), ENTRY)
+    whole["row"], whole["key"], whole["customer"], whole["counterparty"] = rows, key, customer, counterparty
+    whole["time_ms"] = frame["time_ms"].to_numpy(np.int64)
+    whole["amount"] = replay.minor(frame, replay.factors(frame, rates)).astype(np.int64)
+    whole["lat"], whole["long"] = replay.micro(lat), replay.micro(long)
+    whole["passing"] = _passing(frame)
+    whole["placed"] = ~(np.isnan(lat) | np.isnan(long))
+    found = []
+    for role, party in ((replay.CUSTOMER, customer), (replay.COUNTERPARTY, counterparty), (replay.DEVICE, device)):
+        own = whole[party != profiles.NOBODY]
+        own["party"], own["role"] = party[party != profiles.NOBODY], role
+        found.append(own)
+    together = np.concatenate(found)
+    # Stable: the roles of one row stay beside one another, in the order above.
+    return together[np.argsort(together["row"], kind="stable")], named
+
+
+def play(entries: Any, s: Ints, features: FeatureSet, *, carried: bool) -> Floats:
+    """The history columns of entries by party and then as things became known, (n, WIDTH): those of a row share one.
+
+    ``entries`` are of :data:`ENTRY`, in which all is one moment, or of :data:`TIMED`. See ``replay.play`` for ``s`` and
+    ``carried``.
+    """
+    n = len(entries)
+    label = entries["role"] == replay.LABEL
+    new = np.ones(n, bool)
+    new[1:] = (
+        (entries["party"][1:] != entries["party"][:-1])
+        | (entries["row"][1:] != entries["row"][:-1])
+        | (label[1:] != label[:-1])
+    )
+    at = np.cumsum(new) - 1
+    of_row = entries[new]
+    nothing = np.zeros(len(of_row), np.int64)
+    out = np.full((len(of_row), rule.WIDTH), np.nan)
+    numbers = (
+        np.ascontiguousarray(of_row[name]).astype(np.int64)
+        for name in ("key", "amount", "customer", "counterparty", "lat", "long")
+    )
+    key, amount, customer, counterparty, lat, long = numbers
+    received, known = nothing, nothing
+    if entries.dtype == TIMED:
+        received, known = (np.ascontiguousarray(of_row[name]) for name in ("received", "known_ms"))
+    replay.play(
+        np.ascontiguousarray(entries["party"]), at, np.ascontiguousarray(entries["role"]),
+        np.ascontiguousarray(of_row["time_ms"]), received, key, amount, customer, counterparty,
+        lat, long, np.ascontiguousarray(of_row["placed"]), known,
+        features.minor_factor, features.delay_days, out,
+        np.ascontiguousarray(of_row["passing"]), s, carried,
+    )  # fmt: skip
+    filled: Floats = out[at]
+    return filled
 
 
 def _ids(frame: pd.DataFrame, name: str) -> Ints:
@@ -264,7 +291,7 @@ def _passing(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 def _blocks(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
-        while len(block := np.fromfile(file, _ENTRY, TARGET)):
+        while len(block := np.fromfile(file, ENTRY, TARGET)):
             yield block
 
 

@@ -138,22 +138,41 @@ class Data:
         return self.columns[rows], self.labels[rows]
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Where the rows lie on other machines, and the trees grow there: what of it a run has here.
+
+    ``data`` and ``parts`` are the rows that were fetched, ``picked`` the columns that go to the model.
+    """
+
+    data: Data
+    parts: split.Split
+    picked: FeatureSet
+    fraud_rate: float  #: of all rows that teach
+    grow: Callable[[Mapping[str, Any]], Fit]  #: hyperparameters -> trees fitted on all of them, not calibrated
+    facts: Mapping[str, Any]  #: what the manifest says of the training, in place of what the fetched rows would
+
+
 def run(
     options: Options,
     out: Path,
     key: SigningKey,
     *,
     given: tuple[Data, split.Split] | None = None,
+    elsewhere: Elsewhere | None = None,
     progress: Progress = lambda _: None,
 ) -> Result:
     """Train, evaluate and seal; the bundle lies in ``out/<version>`` and the pointer is not touched.
 
-    ``given`` are rows that were read and split already, in place of those that ``options`` name. Beside the bundle lie
+    ``given`` are rows that were read and split already, in place of those that ``options`` name; ``elsewhere`` is where
+    they were, and trees are grown, where one machine is not enough. Beside the bundle lie
     ``<version>.pipeline.joblib`` (a training artefact: the service never reads it) and the report's pictures. Raises
     ``DataError``, ``BundleError`` or ``RulesError``; nothing half-written stays.
     """
     began = time.monotonic()
-    if given is None:
+    if elsewhere is not None:
+        data, parts = elsewhere.data, elsewhere.parts
+    elif given is None:
         progress("loading data")
         data = load_data(options)
         parts = split_data(options, data)
@@ -169,10 +188,14 @@ def run(
     progress(
         f"{len(data.frame):,} rows, {int(data.labels.sum()):,} frauds; searching {max(options.tune, 1)} candidates"
     )
-    picked = pick_columns(data, parts.train, options)
-    chosen, search = search_candidates(data, picked, parts.train, options, stage)
+    picked = pick_columns(data, parts.train, options) if elsewhere is None else elsewhere.picked
+    rate = None if elsewhere is None else elsewhere.fraud_rate
+    chosen, search = search_candidates(data, picked, parts.train, options, stage, rate)
     progress("training and calibrating")
-    fit = _fit(data, picked, parts.train, parts.validation, options, "smote", chosen)
+    if elsewhere is None:
+        fit = _fit(data, picked, parts.train, parts.validation, options, "smote", chosen)
+    else:
+        fit = _calibrated(data, parts.validation, options, elsewhere.grow(chosen))
     rules, judged = _judge_rules(rules, fit, data, parts, options)
     for hit in judged:
         progress(hit.line)
@@ -196,6 +219,7 @@ def run(
     progress("evaluating through the sealed bundle")
     manifest = _manifest(fit, data, options, parts, search, stage)
     facts = {**manifest.training, "rules": {hit.id: hit.told for hit in judged}}  # for the model card, too
+    facts |= {} if elsewhere is None else elsewhere.facts
     manifest = manifest.model_copy(update={"training": facts})
     files = _files(fit, data, parts, rules)
     with _sealed_for_now(manifest, files) as served:
@@ -293,15 +317,24 @@ def load_data(options: Options) -> Data:
 
 def replayed(frame: pd.DataFrame, options: Options, sha256: str) -> Data:
     """The frame with the columns that a model sees, its history replayed in its own order."""
-    rates = replay.rate_table(options.base_currency, options.minor_units, options.rates)
-    features = FeatureSet(
-        attributes=replay.declare_attributes(frame),
-        time_zone=replay.time_zone(options.time_zone),
-        minor_factor=rates.minor_factor,
-        label_delay_ms=_delay(options, frame["time_ms"].to_numpy(np.int64)),
-    )
+    attributes = replay.declare_attributes(frame)
+    features, rates = contract(options, attributes, frame["time_ms"].to_numpy(np.int64))
     columns = replay.columns(frame, features, rates, history=options.history)
     return Data(frame, columns, frame["is_fraud"].to_numpy(np.int8), features, rates, sha256)
+
+
+def contract(
+    options: Options, attributes: tuple[rule.Attribute, ...], time_ms: npt.NDArray[np.int64]
+) -> tuple[FeatureSet, RateTable]:
+    """What the columns of rows of these times are made by; nothing is picked yet."""
+    rates = replay.rate_table(options.base_currency, options.minor_units, options.rates)
+    features = FeatureSet(
+        attributes=attributes,
+        time_zone=replay.time_zone(options.time_zone),
+        minor_factor=rates.minor_factor,
+        label_delay_ms=_delay(options, time_ms),
+    )
+    return features, rates
 
 
 def arrived(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
@@ -315,23 +348,30 @@ def _delay(options: Options, time_ms: npt.NDArray[np.int64]) -> int:
     return int(min(7 * split.DAY_MS, (int(time_ms.max()) - int(time_ms.min())) // 10))
 
 
-def split_data(options: Options, data: Data) -> split.Split:
-    time_ms = data.frame["time_ms"].to_numpy(np.int64)
+def split_rows(options: Options, time_ms: npt.NDArray[np.int64], labels: Labels) -> split.Split:
+    """The parts of rows of these times, in their order, as ``options`` want them; ``known_since`` is left aside."""
     delay = _delay(options, time_ms)
     if options.train_range or options.test_range:
         if not options.train_range or not options.test_range:
             raise dataset.DataError("--train and --test go together.")
         parts = split.by_ranges(time_ms, options.train_range, options.test_range, delay, options.validation_range)
     elif options.split == "random":
-        parts = split.at_random(data.labels, options.seed)
+        parts = split.at_random(labels, options.seed)
     else:
         parts = split.by_time(time_ms, delay)
+    _check_frauds(parts, labels)
+    return parts
+
+
+def split_data(options: Options, data: Data) -> split.Split:
+    time_ms = data.frame["time_ms"].to_numpy(np.int64)
+    parts = split_rows(options, time_ms, data.labels)
     if options.known_since is not None:
-        test = unknown_customers(data.frame, parts.test, delay, options.known_since)
+        test = unknown_customers(data.frame, parts.test, _delay(options, time_ms), options.known_since)
         parts = replace(
             parts, test=test, kind=f"{parts.kind}, without customers known as compromised since {options.known_since}"
         )
-    _check_frauds(parts, data.labels)
+        _check_frauds(parts, data.labels)
     if options.folds:
         frauds = int(data.labels.sum())
         if options.folds < 2 or frauds < options.folds or frauds - -(-frauds // options.folds) < 6:
@@ -426,30 +466,44 @@ def _judge_rules(
 
 def pick_columns(data: Data, train: split.Rows, options: Options) -> FeatureSet:
     """The columns that go to the model: those allowed that say something no earlier one says in the training rows."""
+    return pick(data.features, [told(data.columns[train, at]) for at in range(data.columns.shape[1])], options)
+
+
+def told(values: Floats) -> tuple[float, float, bytes]:
+    """What a column (n,) says: its least and greatest value, NaN where all are missing, and a digest of all of it."""
+    present = values[~np.isnan(values)]
+    low, high = (float(present.min()), float(present.max())) if len(present) else (np.nan, np.nan)
+    return low, high, sha256(np.ascontiguousarray(values).tobytes()).digest()
+
+
+def pick(features: FeatureSet, columns: Sequence[tuple[float, float, bytes]], options: Options) -> FeatureSet:
+    """``features`` with what goes to the model, from what its columns have :func:`told`."""
     allowed = {"transaction", "balance", "place", "attribute"}
     allowed |= {"posted"} if options.features == "posted" else set()
     allowed |= {"history"} if options.history else set()
     allowed |= {"label"} if options.history and options.labels else set()
     picked: list[str] = []
     seen: set[bytes] = set()
-    for position, name in enumerate(data.features.columns):
-        values = np.ascontiguousarray(data.columns[train, position])
-        present = values[~np.isnan(values)]
-        told = sha256(values.tobytes()).digest()
-        varied = len(present) > 0 and present.min() < present.max()
-        if rule.describe(name).source in allowed and varied and told not in seen:
+    for name, (low, high, digest) in zip(features.columns, columns, strict=True):
+        if rule.describe(name).source in allowed and low < high and digest not in seen:
             picked.append(name)
-            seen.add(told)
-    return replace(data.features, picked=tuple(picked))
+            seen.add(digest)
+    return replace(features, picked=tuple(picked))
 
 
 def search_candidates(
-    data: Data, features: FeatureSet, train: split.Rows, options: Options, stage: split.Split | None = None
+    data: Data,
+    features: FeatureSet,
+    train: split.Rows,
+    options: Options,
+    stage: split.Split | None = None,
+    fraud_rate: float | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Hyperparameters and SMOTE ratio, and the candidates with their average precision.
 
     Judged on the rehearsal's test rows; without a rehearsal (``stage``) on the training rows' own last fifth (in a
     random split: on a random fifth), with the first four to learn from. SMOTE only ever sees what teaches.
+    ``fraud_rate`` is theirs where ``train`` is a sample.
     """
     rng = np.random.default_rng(options.seed)
     if stage is not None:
@@ -465,7 +519,7 @@ def search_candidates(
     X, y = data.take(rows)
     return tuning.search(
         features, X, y, cut, candidates=options.tune, tuner=options.tuner, seed=options.seed,
-        fraud_rate=float(data.labels[train].mean()),
+        fraud_rate=float(data.labels[train].mean()) if fraud_rate is None else fraud_rate,
     )  # fmt: skip
 
 
@@ -499,9 +553,24 @@ def _trees(
         features, balance=balance, seed=options.seed, ratio=float(params.get("ratio", 0.1)), weight=weight, **tree
     )
     model.fit(X, y)
+    return grown(
+        model, features, data.columns[held[:20_000]], balance, dict(params) if balance == "smote" else tree,
+        model["smote"].synthetic_ if balance == "smote" else 0,
+    )  # fmt: skip
+
+
+def grown(
+    model: Any,
+    features: FeatureSet,
+    checked: Floats,
+    balance: pipeline.Balance,
+    params: Mapping[str, Any],
+    synthetic_rows: int = 0,
+) -> Fit:
+    """The fit of a pipeline whose trees are grown, not calibrated yet, its forest proved equal on ``checked`` rows."""
     booster = model["xgb"].get_booster()
     flat = forest.flatten(booster, len(features.picked))
-    forest.check_parity(flat, booster, model["fill"].transform(data.columns[held[:20_000]]))
+    forest.check_parity(flat, booster, model["fill"].transform(checked))
     return Fit(
         estimator=None,
         features=features,
@@ -511,8 +580,8 @@ def _trees(
         intercept=0.0,
         thresholds=(0.5, 0.5),
         balance=balance,
-        params=dict(params) if balance == "smote" else tree,
-        synthetic_rows=model["smote"].synthetic_ if balance == "smote" else 0,
+        params=params,
+        synthetic_rows=synthetic_rows,
     )
 
 

@@ -920,3 +920,9 @@ def test_only_what_the_images_are_made_of_enters_the_build_context(tmp_path: Pat
     sent = exclude_paths(str(tmp_path), patterns, dockerfile="fraud_api_lambda/Dockerfile")
     assert set(wanted) <= sent
     assert not set(unwanted) & sent
+
+
+def test_in_production_no_id_chooses_its_outcome(free: Template, production: Template) -> None:
+    for name in ("FraudFunction", "FraudWorker"):
+        assert function(production, name)["Environment"]["Variables"]["FRAUD_TEST_IDS"] == "0"
+        assert "FRAUD_TEST_IDS" not in function(free, name)["Environment"]["Variables"]
