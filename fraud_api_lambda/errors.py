@@ -10,6 +10,7 @@
     |   |-- BundleMissing        nothing has been published at this address yet
     |   |-- BundleUnreachable    the address did not answer, or refused us
     |   `-- BundleRefused        it answered, and what it holds is not to be trusted or understood
+    |-- NotFit                   a new version of the function gets no traffic
     |-- PublishConflict          the pointer moved while a bundle was being published
     |-- StoreUnavailable         a store did not answer in time, refused, or broke
     |   `-- RetryLater           this one item is to be tried again after some seconds; others need not wait
@@ -79,6 +80,10 @@ class BundleUnreachable(BundleError):
 
 class BundleRefused(BundleError):
     state = "refused"
+
+
+class NotFit(FraudError):
+    """Why a new version of the function gets no traffic; one line."""
 
 
 class PublishConflict(FraudError):

@@ -22,6 +22,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .errors import NotFit
 from .secret_setting import read_secret
 
 log = logging.getLogger("fraud.pretraffic")
@@ -36,10 +37,6 @@ PATIENCE_S: Final = 8.0
 #: A start and an answer; nothing is sent twice by the client itself.
 _ASKING: Final = Config(connect_timeout=3, read_timeout=15, retries={"total_max_attempts": 1})
 _TELLING: Final = Config(connect_timeout=2, read_timeout=4, retries={"total_max_attempts": 2, "mode": "standard"})
-
-
-class NotFit(Exception):
-    """Why the version gets no traffic; one line."""
 
 
 def pretraffic(event: Mapping[str, Any], environ: Mapping[str, str], *, pause_s: float = PAUSE_S) -> str:

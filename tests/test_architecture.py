@@ -155,7 +155,7 @@ NOT_IMPORTED = {"fraud_api_lambda": {"uvicorn", "uvloop", "tzdata"}, "training":
     ("package", "groups"),
     [
         ("fraud_api_lambda", ("serving", "kafka")),
-        ("training", ("serving", "training", "comparison", "tracking")),
+        ("training", ("serving", "training", "comparison", "tracking", "scale")),
         ("streamlit_app", ("console",)),
     ],
 )

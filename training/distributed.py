@@ -6,8 +6,9 @@ buckets by a hash of the party (customers, counterparties and devices are one na
 own by the very same compiled function; what was replayed goes back to the pieces by the number of the row. The columns
 are those of one machine to the bit, however many workers there are and whichever dies.
 
-What one machine still holds: the time and the label of every row (some forty bytes a row), and a bounded number of rows to
-search, calibrate and judge by. Everything else stays on the workers, and comes about again where one of them is lost.
+What one machine still holds: the time and the label of every row (some forty bytes a row), and a bounded number of rows
+to search, calibrate and judge by. Everything else stays on the workers, and comes about again where one of them is
+lost.
 
 Whoever reaches a scheduler runs code on its workers: a private network, or ``tls://`` with certificates.
 """

@@ -191,7 +191,7 @@ def test_what_can_be_recorded_nowhere_comes_again(app: FastAPI, queue: Any, monk
     scorer = app.state.scorer
     sent = message({"transaction_id": "t-1", "amount": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(scorer.decisions, "_table", "absent")
+        patch.setattr(scorer.decisions._log, "_table", "absent")
         patch.setattr(scorer.outbox, "queue", "absent.fifo")
         assert queue([sent]) == [sent["messageId"]], "nobody hears the answer, so it must not be lost"
     assert records(app) == {}
@@ -204,7 +204,7 @@ def test_what_the_log_does_not_take_waits_in_the_outbox_and_is_delivered_from_th
 ) -> None:
     scorer = app.state.scorer
     with monkeypatch.context() as patch:
-        patch.setattr(scorer.decisions, "_table", "absent")
+        patch.setattr(scorer.decisions._log, "_table", "absent")
         assert queue([message({"transaction_id": "t-1", "amount": 1})]) == []
     assert records(app) == {}
     client = boto3.client("sqs", region_name=REGION)

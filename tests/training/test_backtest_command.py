@@ -314,6 +314,9 @@ def test_cases_of_a_file_are_brought_one_by_one(trained: Trained, frame: pd.Data
 
 def test_an_empty_log_has_a_report_too(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_bytes(TRIED)
+    log = open_decision_log(f"sqlite:///{tmp_path}/empty.db")
+    log.find(["nobody"])
+    log.close()
     result = cli("--log", f"sqlite:///{tmp_path}/empty.db", "--rules", "rules.yaml", "--out", "o")
     assert result.exit_code == 0, (result.output, result.exception)
     assert "0 decisions: 0 would be another one." in result.stdout

@@ -678,7 +678,7 @@ def test_the_loop_outlives_an_outbox_that_breaks_and_says_once_that_items_wait(
     sink = Failing({b"data": StoreUnavailable("down")})
     loop = Drain(Breaking(box._folder), {"label": sink})
     loop.start()
-    until(lambda: len(sink.asked) >= 2)
+    until(lambda: len(sink.asked) >= 2 and len(caplog.records) >= 2)
     assert loop.stop()
     assert [record.message for record in caplog.records] == ["draining failed", "items of the outbox wait"]
 
