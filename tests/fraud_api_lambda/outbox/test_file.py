@@ -1,6 +1,7 @@
 """The outbox on disk: what survives, in which order it goes, what happens when a disk or a sink fails."""
 
 import json
+import logging
 import os
 import random
 import subprocess
@@ -674,6 +675,7 @@ def test_the_loop_outlives_an_outbox_that_breaks_and_says_once_that_items_wait(
                 raise RuntimeError("swordfish")
             return box.drain(*words, **more)  # type: ignore[arg-type]
 
+    caplog.set_level(logging.INFO, "fraud.outbox")  # whatever another test has set
     box.put("label", "key", b"data")
     sink = Failing({b"data": StoreUnavailable("down")})
     loop = Drain(Breaking(box._folder), {"label": sink})
