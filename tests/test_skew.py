@@ -131,6 +131,29 @@ def assert_equal(replayed: np.ndarray, live: np.ndarray) -> None:
     assert bits(replayed) == bits(live), f"{int(differ.sum())} cells differ, in {columns}"
 
 
+def test_of_two_labels_of_one_id_the_one_known_first_counts_on_both_sides() -> None:
+    nothing = dict.fromkeys(
+        (
+            "type",
+            "customer_id",
+            "device_id",
+            "oldbalanceOrg",
+            "newbalanceOrig",
+            "oldbalanceDest",
+            "newbalanceDest",
+            "place",
+        )
+    )
+    base = {**nothing, "step_ms": 0, "late_ms": 0, "repeats": False, "amount": 1.0, "counterparty_id": "A"}
+    frame = frame_of([
+        {**base, "fraud_known_after": 1},
+        {**base, "repeats": True, "late_ms": 90_000_000, "fraud_known_after": 0},
+        {**base, "step_ms": 999, "fraud_known_after": None},
+    ])  # fmt: skip
+    features = FeatureSet()
+    assert_equal(replay.columns(frame, features, RATES), lived(frame, features))
+
+
 @given(st.lists(row, min_size=1, max_size=12))
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_replayed_features_equal_lived_ones_to_the_bit(rows: list[dict[str, Any]]) -> None:

@@ -221,7 +221,9 @@ def _replay(frame: pd.DataFrame, time_ms: Ints, amount: Ints, features: FeatureS
     place = np.concatenate(
         [*(2 * rows[at] for at in present), 2 * np.searchsorted(received, known_ms[fraud], side="right") - 1]
     )
-    order = np.lexsort((place, party))
+    # Labels between the same two arrivals in the order in which they became known: of one id, the first one counts.
+    told = np.concatenate([np.zeros(len(place) - len(fraud), np.int64), known_ms[fraud]])
+    order = np.lexsort((told, place, party))
     lat, long = numbers(frame, "lat"), numbers(frame, "long")
     placed = ~(np.isnan(lat) | np.isnan(long))
     play(
