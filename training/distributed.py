@@ -235,7 +235,8 @@ def _play(pieces: Sequence[tuple[Any, Any]], features: FeatureSet) -> list[_Play
         )
     entries = np.concatenate([entries for entries, _ in pieces])
     origin = np.repeat(np.arange(len(pieces)), [len(entries) for entries, _ in pieces])
-    order = np.lexsort((entries["role"], entries["row"], entries["place"], entries["party"]))
+    # Of labels between the same two arrivals first the one that became known first, as on one machine.
+    order = np.lexsort([entries[name] for name in ("role", "row", "known_ms", "place", "party")])
     entries, origin = entries[order], origin[order]
     values = spill.play(entries, replay.blank(), features, carried=False)
     found: list[_Played] = []
