@@ -1,19 +1,17 @@
 """The console in a real browser: Streamlit as it is started, Debian's chromium, and what a test does with a page."""
 
 import contextlib
-import os
 import shutil
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
-from tests.servers import free_port
+from tests.servers import child, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Playwright's waiting for anything (ms): a shared machine may be slow, and nothing here is about speed.
@@ -45,37 +43,14 @@ def open_browser() -> Iterator[Browser]:
 def serve_console(api_url: str, key: str | None = None) -> Iterator[str]:
     """The console as ``make run`` starts it, on a free loopback port; its address."""
     port = free_port()
-    environment = {**os.environ, "FRAUD_API_URL": api_url, **({"FRAUD_API_KEY": key} if key else {})}
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "streamlit", "run", "streamlit_app/app.py"),
-            *("--server.address", "127.0.0.1", "--server.port", str(port), "--server.headless", "true"),
-            *("--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none", "--logger.level", "error"),
-        ],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + PATIENCE_MS / 1000
-        while True:
-            assert process.poll() is None, "the console did not start"
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/_stcore/health", timeout=5, trust_env=False).status_code == 200:
-                    break
-            assert time.monotonic() < deadline, "the console does not answer"
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    command = [
+        *(sys.executable, "-m", "streamlit", "run", "streamlit_app/app.py"),
+        *("--server.address", "127.0.0.1", "--server.port", str(port), "--server.headless", "true"),
+        *("--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none", "--logger.level", "error"),
+    ]
+    environment = {"FRAUD_API_URL": api_url, **({"FRAUD_API_KEY": key} if key else {})}
+    with tempfile.TemporaryDirectory() as folder, child(command, port, Path(folder) / "console.log", environment):
+        yield f"http://127.0.0.1:{port}"
 
 
 class Tab:

@@ -65,7 +65,7 @@ def score(browser: Browser, url: str, api: str, *, dark: bool) -> None:
         field = tab.page.get_by_label("Customer", exact=True)
         field.fill(busy_customer(api))
         field.press("Enter")
-        tab.page.get_by_role("button", name="Score", exact=False).last.click()
+        tab.click("score")
         normal = tab.wait_for("normal")
         tab.page.get_by_test_id("stToast").wait_for(state="detached")
         take(tab, "score-dark" if dark else "score")

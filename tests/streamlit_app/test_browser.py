@@ -72,7 +72,7 @@ def test_a_transaction_is_scored_and_a_second_click_shows_the_same_verdict(tab: 
     tab.wait_for("181000")
     verdicts = []
     for seen in ("Why this probability", "asked before"):
-        tab.page.get_by_role("button", name="Score", exact=False).last.click()
+        tab.click("score")
         tab.wait_for(seen)
         tab.settle()
         verdicts.append(tab.page.get_by_test_id("stMain").get_by_role("heading", level=3).first.inner_text())
@@ -185,7 +185,7 @@ def test_a_wrong_key_is_told_on_each_page_and_never_shown(context: BrowserContex
         for path in ("", "alerts", "monitor", "decide", "model"):
             tab.open(path)
             if not path:
-                tab.page.get_by_role("button", name="Score", exact=False).last.click()
+                tab.click("score")
             tab.wait_for("refused the key")
             assert "FRAUD_API_KEY" in tab.text()
             assert "nobodys" not in tab.page.content()
@@ -206,7 +206,7 @@ def test_an_api_that_goes_down_and_comes_back_needs_no_reload(
         with serve(tmp_path, port=port, **settings):
             tab.page.get_by_role("button", name="Check again").click()
             tab.page.get_by_test_id("stSidebar").get_by_text("ready").wait_for()
-            tab.page.get_by_role("button", name="Score", exact=False).last.click()
+            tab.click("score")
             tab.wait_for("Why this probability")
             tab.page.get_by_role("link", name="Monitor").click()
             tab.wait_for("Decisions")
@@ -266,8 +266,7 @@ def interactions(tab: Tab, path: str) -> dict[str, float]:
     """Seconds from what a hand does to what is seen of it."""
     page = tab.page
     if path == "":
-        button = page.get_by_role("button", name="Score", exact=False).last
-        return {"score": tab.timed(button.click, lambda: tab.wait_for("Why this probability"))}
+        return {"score": tab.timed(lambda: tab.click("score"), lambda: tab.wait_for("Why this probability"))}
     if path == "alerts":
         before = tab.text()
         step = tab.timed(
