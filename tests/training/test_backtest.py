@@ -274,6 +274,18 @@ def test_a_documented_fraudulent_payload_is_so_on_a_first_call(
     assert "amount_above_usual" in decision.rules  # whatever a next model thinks, the rule will see to it
 
 
+def test_the_public_paysim_fraud_is_seen_by_a_rule_whatever_the_model_thinks(
+    medium: tuple[Result, FraudScorer, list[str]],
+) -> None:
+    emptied = {
+        "step": 1, "type": "TRANSFER", "amount": 181.0, "nameOrig": "C1305486145", "oldbalanceOrg": 181.0,
+        "nameDest": "C553264065", "oldbalanceDest": 0.0,
+    }  # fmt: skip
+    decision = medium[1].score(parse_transaction(emptied))
+    assert (decision.prediction, decision.degraded) == ("FRAUD", ())
+    assert "drains_account" in decision.rules
+
+
 def test_a_rule_that_hits_too_much_is_sealed_disabled_unless_kept(tmp_path: Path) -> None:
     synthetic.write(synthetic.generate(8_000, 7), tmp_path / "data.parquet")
     (tmp_path / "rules.yaml").write_bytes(
