@@ -66,7 +66,15 @@ class Cluster:
         self.workers[name].wait()
 
     def await_workers(self, count: int) -> None:
-        with Client(self.url, set_as_default=False) as client:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                client = Client(self.url, set_as_default=False)
+                break
+            except AssertionError:  # the library gives its own thread ten seconds to come up; a machine may stall
+                if time.monotonic() > deadline:
+                    raise
+        with client:
             client.wait_for_workers(count, timeout=60)
 
     def when_busy_with(self, task: str, worker: str, then: Callable[[], None]) -> threading.Thread:
