@@ -75,6 +75,6 @@ def images(
 ) -> None:
     """Have ECR keep the image that each function runs, and a few before it, and delete the rest."""
     with one_line():
-        from .images import keep_images
+        from .registry import keep_images
 
         keep_images(stack, region=region, keep=keep, echo=typer.echo)

@@ -83,7 +83,8 @@ def _chosen(before: str, to: str | None, versions: list[str], function: str) -> 
 def image_of(client: Any, function: str, version: str) -> str:
     """The version's image by its digest; empty where Lambda tells none."""
     code: Mapping[str, Any] = client.get_function(FunctionName=function, Qualifier=version).get("Code", {})
-    return str(code.get("ResolvedImageUri") or code.get("ImageUri") or "")
+    given = str(code.get("ImageUri") or "")  # by a tag, as SAM deploys it, or by its digest already
+    return given if "@" in given else str(code.get("ResolvedImageUri") or given)
 
 
 def image_is_there(session: Any, image: str) -> bool | None:

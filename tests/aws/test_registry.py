@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from tests.aws.settling import REGION
 from training.__main__ import app
-from training.images import LIVE, ImagesError, keep_images
+from training.registry import LIVE, keep_images
+from training.stack import StackError
 
 Push = Callable[[str, str], str]
 
@@ -102,7 +103,7 @@ def test_it_may_be_run_again(deployed: Callable[[str], str]) -> None:
 def test_an_image_that_has_gone_is_told_with_its_mend(deployed: Callable[[str], str]) -> None:
     digest = deployed("one")
     boto3.client("ecr").batch_delete_image(repositoryName="fraudrepo", imageIds=[{"imageDigest": digest}])
-    with pytest.raises(ImagesError, match="sam build && sam deploy"):
+    with pytest.raises(StackError, match="sam build && sam deploy"):
         keep_images("demo", echo=lambda _: None)
 
 
